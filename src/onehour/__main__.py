@@ -1,0 +1,5 @@
+"""python -m onehour is the command onehour."""
+
+from onehour.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""From sample ids to the batches that a worker trains on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from onehour.config import TrainConfig
+from onehour.data.arrow import Rows
+from onehour.data.order import evaluation_ids, positions_of, sample_at, uniform
+from onehour.recipe import Batch, Recipe
+
+
+@dataclass(frozen=True)
+class MicroBatches(Dataset[Batch]):
+    """The micro-batches of one worker, in order: item i is a pure function of i.
+
+    Torch's DataLoader usually collects single samples into a batch. Here an item is a whole micro-batch, gathered
+    from the memory-mapped columns at once; the loader adds processes and prefetching, and the order stays.
+    """
+
+    recipe: Recipe
+    rows: Rows
+    seed: int
+    global_batch_size: int
+    rank: int
+    world_size: int
+    num_micro_batches: int
+    """Micro-batches in one optimizer step of one worker."""
+
+    def __getitem__(self, index: int) -> Batch:
+        step, part = divmod(index, self.num_micro_batches)
+        share = positions_of(step, self.global_batch_size, self.rank, self.world_size)
+        size = len(share) // self.num_micro_batches
+        positions = share[part * size : (part + 1) * size]
+        batch = self.rows[sample_at(positions, len(self.rows), self.seed)]
+        return self.recipe.augment(batch, lambda n: torch.from_numpy(uniform(positions, n, self.seed)))
+
+    def steps(self, first: int, last: int, num_processes: int, pin_memory: bool) -> Iterator[list[Batch]]:
+        """The micro-batches of each step from `first` up to, without, `last`. To resume is to set `first`."""
+        indices = range(first * self.num_micro_batches, last * self.num_micro_batches)
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=indices,
+            num_workers=num_processes,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # its own: a loader must not advance the random numbers of the model
+        )
+        batches = iter(loader)
+        for _ in range(first, last):
+            yield [next(batches) for _ in range(self.num_micro_batches)]
+
+
+def num_micro_batches(config: TrainConfig, world_size: int) -> int:
+    """How many micro-batches one worker accumulates, so that none has more than `micro_batch_size` samples.
+
+    Raises:
+        InputError: the global batch does not divide by the number of workers; names the nearest sizes that do.
+    """
+    share = positions_of(0, config.global_batch_size, 0, world_size).size
+    largest = config.micro_batch_size or share
+    return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= largest)
+
+
+def evaluation_batches(rows: Rows, rank: int, world_size: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """This worker's part of the held-out samples, in order: over all workers each sample comes exactly once."""
+    ids = evaluation_ids(len(rows), rank, world_size)
+    for first in range(ids.start, ids.stop, batch_size):
+        yield rows[range(first, min(first + batch_size, ids.stop))]

@@ -1,0 +1,106 @@
+"""Text to tokens and back: bytes as they are, or byte-pair encoding trained on the text itself."""
+
+import codecs
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onehour.errors import InputError
+
+NUM_BYTES = 256
+BPE_FILE = "tokenizer.json"
+SAMPLE_BYTES = 2**26  # byte-pair encoding learns from this much text: more changes few of its merges
+
+
+class Tokenizer(Protocol):
+    """Turns documents into tokens and tokens into text."""
+
+    def encode(self, document: bytes) -> NDArray[Any]:
+        """The tokens (length,) of a document."""
+
+    def decode(self, tokens: Iterable[int]) -> Iterator[str]:
+        """The text of tokens, piece by piece, as soon as characters are complete."""
+
+
+class Bytes:
+    """Every byte is a token: nothing to train, nothing unknown, 256 of them."""
+
+    def encode(self, document: bytes) -> NDArray[Any]:
+        """The bytes of a document as uint8 tokens (length,)."""
+        return np.frombuffer(document, np.uint8)
+
+    def decode(self, tokens: Iterable[int]) -> Iterator[str]:
+        """The text of tokens; bytes that are no UTF-8 become U+FFFD."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in tokens:
+            yield decoder.decode(bytes([token]))
+        yield decoder.decode(b"", final=True)
+
+
+class BytePairs:
+    """Byte-pair encoding over bytes (Sennrich et al. 2016; Radford et al. 2019, section 2.2)."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        self.tokenizer = HuggingFaceTokenizer.from_file(str(path))
+
+    def encode(self, document: bytes) -> NDArray[Any]:
+        """The tokens (length,) of a document of UTF-8, uint16 where they fit and int32 elsewhere."""
+        kind = np.uint16 if self.tokenizer.get_vocab_size() <= 2**16 else np.int32
+        return np.array(self.tokenizer.encode(to_text(document)).ids, kind)
+
+    def decode(self, tokens: Iterable[int]) -> Iterator[str]:
+        """The text of tokens, as soon as characters are complete."""
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        for token in tokens:
+            yield stream.step(self.tokenizer, token) or ""
+
+
+def train_byte_pairs(documents: Iterable[bytes], vocab_size: int, path: Path) -> None:
+    """Train a byte-pair encoding of `vocab_size` tokens on the first 64 MiB of the documents; write it to `path`."""
+    try:
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+        from tokenizers import decoders, models, pre_tokenizers, trainers
+    except ImportError as error:
+        raise InputError(
+            f"--vocab-size {vocab_size} needs the package tokenizers, which is not installed: pip install 'onehour[bpe]'."
+        ) from error
+    tokenizer = HuggingFaceTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator((to_text(d) for d in first_bytes(documents, SAMPLE_BYTES)), trainer)
+    tokenizer.save(str(path))
+
+
+def first_bytes(documents: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """Documents until they have `limit` bytes together; the last one may be cut."""
+    for document in documents:
+        if limit <= 0:
+            return
+        yield document[:limit]
+        limit -= len(document)
+
+
+def to_text(document: bytes) -> str:
+    """The document as text; InputError if it is not UTF-8."""
+    try:
+        return document.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "The text is not UTF-8, which byte-pair encoding needs; leave out --vocab-size, and its bytes are the tokens."
+        ) from error
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that was kept in `folder` with the data or with a run: byte pairs if it has them, else bytes."""
+    path = folder / BPE_FILE
+    return BytePairs(path) if path.is_file() else Bytes()

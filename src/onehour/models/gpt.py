@@ -1,0 +1,228 @@
+"""A small Llama: the language model that the course trains, from its embedding to its logits.
+
+The parameters carry the names of Hugging Face's `LlamaForCausalLM` (see `huggingface_name`), so weights travel both
+ways. Shapes: B sequences, T tokens, C = width, H heads of D = C / H numbers, V = vocab_size.
+
+Sources: Touvron et al. 2023, "LLaMA: Open and Efficient Foundation Language Models", section 2.2, for the whole;
+the paper of each part stands at the part.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onehour.errors import InputError
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a `GPT`. `GPTConfig.from_depth` derives all of it from one number."""
+
+    vocab_size: int = 256  # number of different tokens; 256 when tokens are bytes
+    context: int = 256  # the longest sequence the model reads
+    num_layers: int = 4  # blocks, each attention then MLP
+    width: int = 192  # C, the numbers that stand for one token between blocks
+    num_heads: int = 6  # query heads of attention
+    num_kv_heads: int = 3  # key and value heads; each serves num_heads / num_kv_heads query heads
+    hidden_width: int = 512  # numbers inside the MLP
+    rope_theta: float = 10000.0  # the slowest rotary pair turns once in about 2 pi * rope_theta tokens
+    norm_eps: float = 1e-5  # keeps RMSNorm from dividing by zero
+    tied: bool = False  # the embedding's matrix also computes the logits
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.num_heads) or self.num_heads % self.num_kv_heads:
+            raise InputError(
+                f"width={self.width}, num_heads={self.num_heads} and num_kv_heads={self.num_kv_heads} do not fit: "
+                "choose a width that is a multiple of 2 * num_heads, and num_heads a multiple of num_kv_heads."
+            )
+
+    @classmethod
+    def from_depth(cls, depth: int, **overrides: Any) -> "GPTConfig":
+        """The one dial: `depth` layers, 48 * depth wide, and the rest follows. Name a field to override it.
+
+        Heads are 24 * 2 numbers wide, two query heads share one key-value head where that divides, and the MLP's
+        hidden width is 8/3 of the width (Shazeer 2020, section 3), rounded up to a multiple of 32.
+        """
+        width = 48 * depth
+        shape: dict[str, Any] = dict(num_layers=depth, width=width, num_heads=depth)
+        shape["num_kv_heads"] = depth // 2 if depth % 2 == 0 else depth
+        shape["hidden_width"] = -(-width * 8 // 3 // 32) * 32
+        return cls(**(shape | overrides))
+
+    @property
+    def head_width(self) -> int:
+        """D, the numbers of one head."""
+        return self.width // self.num_heads
+
+
+@dataclass
+class Cache:
+    """The keys and values of the tokens that were already read, so that generation reads each token once."""
+
+    keys: Tensor  # (num_layers, B, num_kv_heads, max_length, D)
+    values: Tensor  # (num_layers, B, num_kv_heads, max_length, D)
+    length: int = 0  # how many tokens it holds; set it to 0 to begin again
+
+    @classmethod
+    def for_model(cls, model: "GPT", batch_size: int) -> "Cache":
+        """An empty cache for `batch_size` sequences of up to `context` tokens, on the model's device."""
+        config = model.config
+        shape = (config.num_layers, batch_size, config.num_kv_heads, config.context, config.head_width)
+        weight = model.embed_tokens.weight
+        return cls(weight.new_empty(shape), weight.new_empty(shape))
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a layer's new keys and values (B, num_kv_heads, T, D); return all of that layer, old and new."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+def rotary_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine, each (T, D), of the angle by which each position (T,) turns each number of a head.
+
+    Su et al. 2021, "RoFormer", section 3.2.2. Number i is paired with number i + D/2, as in Hugging Face's Llama
+    (the paper pairs 2i with 2i + 1; the two differ by a permutation of the weights' rows).
+    """
+    frequencies = theta ** (-torch.arange(0, head_width, 2, device=positions.device) / head_width)
+    angles = torch.outer(positions, frequencies).repeat(1, 2)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of numbers of x (B, H, T, D) by its position's angle."""
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-second, first), dim=-1) * sin).type_as(x)
+
+
+class Attention(nn.Module):
+    """Causal self-attention in which several query heads share a key-value head: (B, T, C) to (B, T, C).
+
+    Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Ainslie et al. 2023, "GQA", section 2.2.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.head_width = config.head_width
+        self.shares_kv_heads = config.num_kv_heads < config.num_heads
+        kv_width = config.num_kv_heads * config.head_width
+        self.q_proj = nn.Linear(config.width, config.width, bias=False)
+        self.k_proj = nn.Linear(config.width, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.width, kv_width, bias=False)
+        self.o_proj = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layer: int, cache: Cache | None) -> Tensor:
+        q, k, v = (self.split_heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        mask = None
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+            # The new tokens stand at the end of what the cache holds: token i sees all that is old, and i + 1 new ones.
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(cache.length)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=self.shares_kv_heads)
+        out: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
+        return out
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, T, H * D) to (B, H, T, D)."""
+        return x.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """SwiGLU: (B, T, C) to (B, T, C). Shazeer 2020, "GLU Variants Improve Transformer", equation 6."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.hidden_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.hidden_width, bias=False)
+        self.down_proj = nn.Linear(config.hidden_width, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Block(nn.Module):
+    """One layer: attention, then MLP, each on normalized input and added to what came in. (B, T, C) to (B, T, C).
+
+    Normalizing before each part: Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture",
+    section 3; RMSNorm: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", section 4.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layer: int, cache: Cache | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, layer, cache)
+        x = x + self.mlp(self.post_attention_layernorm(x))
+        return x
+
+
+class GPT(nn.Module):
+    """Tokens (B, T) to the logits (B, T, V) of each next token.
+
+    >>> model = GPT(GPTConfig.from_depth(4))
+    >>> model(torch.zeros(1, 8, dtype=torch.long)).shape
+    torch.Size([1, 8, 256])
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        # A tied model has no second matrix at all, so that a checkpoint never holds the same numbers twice.
+        self.lm_head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Draw all weights anew from torch's random state, also after `to_empty` brought a meta model to a device.
+
+        Matrices are normal with deviation 0.02; the two projections of a layer that add to the residual stream are
+        smaller by sqrt(2 * num_layers), so that the stream's size does not grow with depth (Radford et al. 2019,
+        "Language Models are Unsupervised Multitask Learners", section 2.3). Norms start at one.
+        """
+        residual = 0.02 / (2 * self.config.num_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                nn.init.ones_(parameter)
+            else:
+                adds = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=residual if adds else 0.02)
+
+    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """Integer tokens (B, T) to float32 logits (B, T, V). With a cache, the tokens follow those it holds."""
+        start = 0 if cache is None else cache.length
+        end = start + tokens.shape[1]
+        if end > self.config.context:
+            raise InputError(f"The model reads at most {self.config.context} tokens but got {end}: shorten the text.")
+        # Computed here, once for all layers, and kept nowhere: no state to save, to move or to lose on the meta device.
+        positions = torch.arange(start, end, device=tokens.device)
+        rotary = rotary_tables(positions, self.config.head_width, self.config.rope_theta)
+        x = self.embed_tokens(tokens)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, rotary, i, cache)
+        if cache is not None:
+            cache.length = end
+        x = self.norm(x)
+        logits = F.linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
+        return logits.float()
+
+
+def huggingface_name(name: str) -> str:
+    """A parameter's name in Hugging Face's `LlamaForCausalLM`.
+
+    >>> huggingface_name("layers.0.mlp.up_proj.weight")
+    'model.layers.0.mlp.up_proj.weight'
+    """
+    return name if name.startswith("lm_head.") else f"model.{name}"

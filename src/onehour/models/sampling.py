@@ -1,0 +1,52 @@
+"""Text from a trained model, one token at a time."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from onehour.errors import InputError
+from onehour.models.gpt import GPT, Cache
+
+
+@torch.no_grad()
+def generate(
+    model: GPT,
+    tokens: Tensor,
+    num_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """Continue integer tokens (B, T) by `num_tokens`; yield each next token (B,) as soon as it is chosen.
+
+    The text may grow longer than the model's context. When the cache is full, the model forgets all but the last half
+    context of the text, reads that anew, and goes on: one such reading for each half context of new tokens.
+    """
+    if tokens.shape[1] == 0:
+        raise InputError("There is no token to continue: begin with at least one.")
+    context = model.config.context
+    cache = Cache.for_model(model, batch_size=tokens.shape[0])
+    text = unread = tokens[:, -context:]
+    for _ in range(num_tokens):
+        if cache.length == context:
+            cache.length = 0
+            unread = text[:, -(context // 2) :]
+        token = choose(model(unread, cache)[:, -1], temperature, top_k, generator)
+        unread = token[:, None]
+        text = torch.cat((text, unread), dim=1)[:, -context:]
+        yield token
+
+
+def choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
+    """Draw one token (B,) from logits (B, V): the likeliest at temperature 0, else at random among the `top_k`.
+
+    A temperature below 1 sharpens the distribution, above 1 flattens it. Keeping the k likeliest: Fan et al. 2018,
+    "Hierarchical Neural Story Generation", section 5.4.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    if top_k is not None:
+        kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    return torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator).squeeze(1)

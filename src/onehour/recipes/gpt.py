@@ -1,0 +1,139 @@
+"""A language model from scratch: a small Llama on any text, by default the source of Python's standard library."""
+
+import gzip
+import lzma
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from onehour.config import TrainConfig
+from onehour.data.arrow import write_rows
+from onehour.data.text import find_text, fingerprint, split_documents, windows
+from onehour.data.tokens import BPE_FILE, NUM_BYTES, Tokenizer, first_bytes, open_tokenizer, train_byte_pairs
+from onehour.errors import InputError
+from onehour.models.gpt import GPT, GPTConfig
+from onehour.models.sampling import generate
+from onehour.recipe import Batch, Recipe
+
+HELD_OUT_BYTES = 2**22  # enough for three digits of the loss; what a large corpus holds out beyond it is not read
+SEPARATOR = b"\0"  # stands after each document
+
+
+@dataclass(frozen=True)
+class GPTRecipe(Recipe):
+    """A language model on any text, from scratch."""
+
+    next_command: ClassVar[str] = "generate"
+
+    depth: int = 4
+    """Layers; width, heads and learning rate follow from it."""
+    context: int = 128
+    """Tokens that the model reads at once."""
+    text: str | None = None
+    """File, folder, glob, Parquet or URI of text. None: the source of Python's standard library."""
+    column: str = "text"
+    """The column of Parquet files that holds the text."""
+    vocab_size: int = NUM_BYTES
+    """Number of different tokens. 256: the bytes themselves; more: byte-pair encoding, trained once."""
+    width: int | None = None
+    """Numbers that stand for a token. None: it follows from depth, as do the next three."""
+    num_heads: int | None = None
+    """Query heads."""
+    num_kv_heads: int | None = None
+    """Key and value heads, each shared by as many query heads."""
+    hidden_width: int | None = None
+    """Numbers inside each block's MLP."""
+    tied: bool = False
+    """Let one matrix be the embedding and the output layer."""
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < NUM_BYTES:
+            raise InputError(f"vocab_size is {self.vocab_size}; it must be 256 (bytes) or more (byte pairs).")
+        if self.text and "://" not in self.text:
+            object.__setattr__(self, "text", str(Path(self.text).absolute()))  # workers run in another folder
+
+    def defaults(self) -> TrainConfig:
+        return TrainConfig(
+            num_steps=1500, global_batch_size=64, micro_batch_size=64, learning_rate=0.006 / math.sqrt(self.depth),
+            warmup_steps=100, weight_decay=0.1, evaluate_every=500, checkpoint_every=500,
+        )  # fmt: skip
+
+    def gpt_config(self) -> GPTConfig:
+        """The shape of the model."""
+        by_hand = {name: getattr(self, name) for name in ("width", "num_heads", "num_kv_heads", "hidden_width")}
+        given = {name: value for name, value in by_hand.items() if value is not None}
+        return GPTConfig.from_depth(
+            self.depth, vocab_size=self.vocab_size, context=self.context, tied=self.tied, **given
+        )
+
+    def fingerprint(self) -> str:
+        return f"{self.text} {self.column} {self.context} {self.vocab_size} {fingerprint(find_text(self.text))}"
+
+    def prepare(self, folder: Path) -> dict[str, Any]:
+        sources = find_text(self.text)
+        if self.vocab_size > NUM_BYTES:
+            train_byte_pairs(split_documents(sources, self.column)[0], self.vocab_size, folder / BPE_FILE)
+        tokenizer = open_tokenizer(folder)
+        train, held_out = split_documents(sources, self.column)
+        num_train = self.write_windows(folder / "train.arrow", train, tokenizer)
+        held_out_text = SEPARATOR.join(first_bytes(held_out, HELD_OUT_BYTES))
+        num_held_out = self.write_windows(folder / "held_out.arrow", [held_out_text], tokenizer)
+        if not (num_train and num_held_out):
+            raise InputError(
+                f"The text {self.text or 'of the standard library'} is too short: {num_train} windows of {self.context} "
+                f"tokens to train on and {num_held_out} to hold out; give more text, or a smaller --context."
+            )
+        return {
+            "about": f"{self.text or 'the source of Python’s standard library'}, {len(sources):,} files",
+            "tokens_per_byte": len(tokenizer.encode(held_out_text)) / len(held_out_text),
+            "gzip": 8 * len(gzip.compress(held_out_text, compresslevel=9)) / len(held_out_text),
+            "xz": 8 * len(lzma.compress(held_out_text, preset=9)) / len(held_out_text),
+        }
+
+    def write_windows(self, path: Path, documents: Iterable[bytes], tokenizer: Tokenizer) -> int:
+        """Write the documents' tokens as rows of context + 1; returns how many rows."""
+        tokens = (tokenizer.encode(document + SEPARATOR) for document in documents)
+        return write_rows(path, ({"tokens": rows} for rows in windows(tokens, self.context)))
+
+    def build_model(self) -> GPT:
+        return GPT(self.gpt_config())
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        tokens = batch["tokens"].long()
+        logits, targets = model(tokens[:, :-1]), tokens[:, 1:]
+        losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.view_as(targets).mean(dim=1)
+
+    def metrics(self, totals: dict[str, float], num_samples: int, facts: dict[str, Any]) -> dict[str, float]:
+        loss = totals["loss"] / num_samples
+        return {"loss": loss, "bits_per_byte": loss / math.log(2) * facts["tokens_per_byte"]}
+
+    def unit(self) -> tuple[str, int]:
+        return "tokens", self.context
+
+    def generate(
+        self, model: nn.Module, folder: Path, prompt: str, *, num_tokens: int, temperature: float,
+        top_k: int | None, seed: int,
+    ) -> Iterator[str]:  # fmt: skip
+        assert isinstance(model, GPT)
+        tokenizer = open_tokenizer(folder)
+        device = next(model.parameters()).device
+        tokens = torch.from_numpy(tokenizer.encode(prompt.encode() or SEPARATOR).astype(np.int64))
+        random = torch.Generator(device).manual_seed(seed)
+        following = generate(model, tokens[None].to(device), num_tokens, temperature, top_k, random)
+        yield from tokenizer.decode(token.item() for token in following)  # type: ignore[misc]
+
+    def closing_words(self, model: nn.Module, folder: Path, metrics: dict[str, float], facts: dict[str, Any]) -> str:
+        prompt = "def "
+        pieces = self.generate(model, folder, prompt, num_tokens=300, temperature=0.8, top_k=40, seed=1)
+        return (
+            f"held out   {metrics['held_out_loss']:.3f} nats per token, {metrics['held_out_bits_per_byte']:.3f} bits per byte"
+            f" (gzip -9: {facts['gzip']:.3f}, xz -9: {facts['xz']:.3f})\n\n{prompt}{''.join(pieces)}"
+        )

@@ -1,0 +1,93 @@
+"""Where a worker computes, and in which precision: the one place that knows about devices."""
+
+import os
+import resource
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from onehour.config import TrainConfig
+from onehour.errors import InputError
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process that trains, among `world_size` that do the same."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def this_worker(config: TrainConfig) -> Worker:
+    """The worker that this process is.
+
+    torchrun and Ray both say it in RANK, WORLD_SIZE and LOCAL_RANK; without them the process is alone. Ray has
+    already initialized torch.distributed; under torchrun it happens here.
+
+    Raises:
+        InputError: the device that was asked for is not there.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = find_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Worker(rank, world_size, device)
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`: auto, cuda, mps or cpu.
+
+    Under torchrun each process sees all GPUs and takes the one of its LOCAL_RANK; under Ray it sees its own only.
+    """
+    there = available_devices()
+    if name == "auto":
+        name = there[0]
+    if name not in there:
+        raise InputError(f"--device {name} was asked for, but torch {torch.__version__} finds {' and '.join(there)} here.")
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return torch.device(name)
+
+
+def available_devices() -> list[str]:
+    """The kinds of device that torch can use on this machine, fastest first; cpu is always the last."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [name for name, usable in there.items() if usable]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Within it, matrix products run in `precision`; sums, norms and losses stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that this process has used so far, in bytes: the GPU's, or on a CPU the resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on `device`; from pinned memory the copy overlaps with computing."""
+    return {name: column.to(device, non_blocking=True) for name, column in batch.items()}
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of the generators that this worker's model draws from (dropout, say), each a uint8 tensor."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put the generators back to where `random_state` saw them."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

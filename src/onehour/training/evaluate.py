@@ -1,0 +1,36 @@
+"""Exact evaluation: every held-out sample counts once, whatever the number of workers."""
+
+from collections import Counter
+
+import torch
+from torch import nn
+
+from onehour.config import TrainConfig
+from onehour.data.loader import evaluation_batches
+from onehour.data.prepare import Data
+from onehour.recipe import Recipe
+from onehour.training.device import Worker, autocast, to_device
+from onehour.training.parallel import gather_objects
+
+
+@torch.no_grad()
+def evaluate(recipe: Recipe, model: nn.Module, data: Data, config: TrainConfig, worker: Worker) -> dict[str, float]:
+    """The recipe's metrics over all held-out samples, the same on every worker.
+
+    Each worker adds up its own part of the samples, the sums are added up over the workers, and only then divided:
+    the mean of the means of unequal parts would be wrong. The model is left in training mode.
+    """
+    batch_size = config.micro_batch_size or max(1, config.global_batch_size // worker.world_size)
+    sums: Counter[str] = Counter()
+    model.eval()
+    for batch in evaluation_batches(data.held_out, worker.rank, worker.world_size, batch_size):
+        with autocast(worker.device, config.precision):
+            counted = recipe.count(model, to_device(batch, worker.device))
+        for name, value in counted.items():
+            sums[name] += value.item()
+    model.train()
+    totals: Counter[str] = Counter()
+    for part in gather_objects(sums, worker):  # a worker without samples has no names, so this is no all-reduce
+        for name, value in part.items():
+            totals[name] += value
+    return recipe.metrics(dict(totals), len(data.held_out), data.facts)

@@ -1,0 +1,67 @@
+"""How much memory a training step takes, counted before it runs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from onehour.config import TrainConfig
+from onehour.data.arrow import Rows
+from onehour.errors import InputError
+from onehour.recipe import Batch, Recipe, short_traceback
+from onehour.training.device import autocast
+from onehour.training.loop import sample_losses
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one worker."""
+
+    num_parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """What forward keeps for backward, for one micro-batch."""
+
+    @property
+    def total(self) -> int:
+        """The sum; Python and torch themselves take some 300 MB more."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def estimate_memory(recipe: Recipe, config: TrainConfig, rows: Rows, micro_batch_size: int) -> Memory:
+    """The memory of a training step, from the forward pass of one sample: activations grow with the micro-batch.
+
+    A mistake in the recipe's model or loss shows here, on the CPU and before any worker starts.
+
+    Raises:
+        InputError: the recipe fails; with the part of the traceback that is the recipe's own.
+    """
+    try:
+        model = recipe.build_model()
+        with autocast(torch.device("cpu"), config.precision):
+            activations = kept_for_backward(recipe, model, rows[[0]]) * micro_batch_size
+    except InputError:
+        raise
+    except Exception as error:
+        if recipe.path is None:
+            raise
+        raise InputError(f"The recipe {recipe.path} fails:\n{short_traceback(error, recipe.path)}") from error
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    moments = 2 if config.optimizer == "adamw" else bool(config.momentum)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    return Memory(num_parameters, weights, weights, moments * weights, activations)
+
+
+def kept_for_backward(recipe: Recipe, model: nn.Module, batch: Batch) -> int:
+    """Bytes of the tensors that autograd keeps during forward; the model's own parameters do not count."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = sample_losses(recipe, model, batch)  # alive until all is counted, so that no address is used twice
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in own and losses.requires_grad)

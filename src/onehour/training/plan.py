@@ -1,0 +1,48 @@
+"""What a training is about to do, worked out before it does it."""
+
+from dataclasses import dataclass
+
+from onehour.config import TrainConfig
+from onehour.data.loader import num_micro_batches
+from onehour.data.prepare import Data
+from onehour.recipe import Recipe
+from onehour.training.loop import count_steps
+from onehour.training.memory import Memory, estimate_memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of a training at a number of workers."""
+
+    workers: int
+    micro_batch_size: int
+    accumulation: int
+    num_steps: int
+    num_epochs: float
+    num_train: int
+    num_held_out: int
+    about: str
+    memory: Memory
+
+
+def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int) -> Plan:
+    """The plan of a training by `workers` workers.
+
+    Raises:
+        InputError: the batch does not divide by the workers, or the recipe's loss has the wrong shape. Errors in the
+            recipe's own code are raised as they are.
+    """
+    accumulation = num_micro_batches(config, workers)
+    micro_batch_size = config.global_batch_size // workers // accumulation
+    num_steps = count_steps(config, len(data.train))
+    return Plan(
+        workers=workers,
+        micro_batch_size=micro_batch_size,
+        accumulation=accumulation,
+        num_steps=num_steps,
+        num_epochs=num_steps * config.global_batch_size / len(data.train),
+        num_train=len(data.train),
+        num_held_out=len(data.held_out),
+        about=data.facts.get("about", recipe.name()),
+        memory=estimate_memory(recipe, config, data.train, micro_batch_size),
+    )

@@ -1,0 +1,188 @@
+"""A run is a folder: what was asked for, every report, the checkpoints.
+
+    runs/gpt-1/
+        config.json      recipe, configuration, versions
+        data/            what the recipe prepared beside the samples: data.json, a tokenizer
+        metrics.jsonl    every report, a line each; a resumed run appends
+        checkpoints/     step_0000500, step_0001000, ...
+        curve.png        the losses as a picture
+"""
+
+import json
+import re
+import shutil
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from onehour.config import ScaleConfig, TrainConfig
+from onehour.data.prepare import Data
+from onehour.errors import InputError, TrainingError
+from onehour.recipe import Recipe, recipe_from
+from onehour.training.checkpoint import damage, load_model
+from onehour.training.loop import Report
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, by its absolute path."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.folder.name
+
+    @property
+    def metrics_file(self) -> Path:
+        """metrics.jsonl."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def failure_file(self) -> Path:
+        """failure.json: the first exception that a worker raised in this attempt; none if workers were killed."""
+        return self.folder / "failure.json"
+
+    def recipe(self) -> Recipe:
+        """The recipe that the run trains."""
+        return recipe_from(self.config()["recipe"])
+
+    def train_config(self) -> TrainConfig:
+        """How the run trains."""
+        return TrainConfig(**self.config()["train"])
+
+    def config(self) -> dict[str, Any]:
+        """config.json."""
+        return json.loads((self.folder / "config.json").read_text())  # type: ignore[no-any-return]
+
+    def facts(self) -> dict[str, Any]:
+        """What the recipe noted about its data when it prepared them."""
+        return json.loads((self.folder / "data" / "data.json").read_text())["facts"]  # type: ignore[no-any-return]
+
+    def describe(self, recipe: Recipe, config: TrainConfig, scale: ScaleConfig, data: Data) -> None:
+        """Write config.json and data/."""
+        content = {
+            "recipe": recipe.describe(),
+            "train": asdict(config),
+            "scale": asdict(scale),
+            "versions": {name: version(name) for name in ("onehour", "torch", "ray")},
+        }
+        (self.folder / "config.json").write_text(json.dumps(content, indent=2, default=str))
+        shutil.copytree(
+            data.folder, self.folder / "data", ignore=shutil.ignore_patterns("*.arrow"), dirs_exist_ok=True
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The reports by step, each a dict. Of a step that was done again after a fault, the last report counts."""
+        if not self.metrics_file.is_file():
+            return []
+        rows = [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.endswith("}")]
+        return sorted({row["step"]: row for row in rows}.values(), key=lambda row: row["step"])
+
+    def checkpoint_at(self, step: int) -> Path:
+        """The folder of the checkpoint after `step` steps."""
+        return self.folder / "checkpoints" / f"step_{step:07d}"
+
+    def newest_checkpoint(self) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint whose sums are right, or None; and a sentence about each damaged one that is newer."""
+        warnings = []
+        for folder in sorted((self.folder / "checkpoints").glob("step_*"), reverse=True):
+            reason = damage(folder)
+            if reason is None:
+                return folder, warnings
+            warnings.append(f"The checkpoint {folder} is damaged: {reason}; the newest good one before it is used.")
+        return None, warnings
+
+    def note_failure(self, error: Exception) -> None:
+        """Write failure.json, unless another worker was first: what follows it is mostly its consequence."""
+        lines = traceback.format_exception(error)
+        content = {"kind": type(error).__name__, "message": str(error), "traceback": "".join(lines)}
+        try:
+            with self.failure_file.open("x") as file:
+                json.dump(content, file)
+        except FileExistsError:
+            return
+
+
+def create_run(runs: Path, name: str | None, recipe_name: str) -> Run:
+    """A new, empty run: called `name`, or else by the recipe's name and the next free number.
+
+    Raises:
+        InputError: the name is in use or is no name, or the folder cannot be written.
+    """
+    runs = runs.absolute()
+    if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise InputError(f"The run name {name!r} cannot be used; choose one of letters, digits, '-', '_' and '.'.")
+    names = [name] if name else (f"{recipe_name}-{number}" for number in range(1, 1_000_000))
+    for candidate in names:
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            (runs / candidate).mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"Runs cannot be kept in {runs} ({error.strerror}); choose another folder by --runs.") from error
+        return Run(runs / candidate)
+    raise InputError(f"There is a run {name} in {runs} already; go on with it by --resume {name}, or choose another --name.")
+
+
+def open_run(runs: Path, name: str) -> Run:
+    """The run called `name` in the folder `runs`; `name` may also be the path of a run.
+
+    Raises:
+        InputError: there is none; names those there are.
+    """
+    for folder in (runs.absolute() / name, Path(name).absolute()):
+        if (folder / "config.json").is_file():
+            return Run(folder)
+    there = sorted(path.parent.name for path in runs.glob("*/config.json"))
+    raise InputError(f"There is no run {name} in {runs.absolute()}; there {'are ' + ', '.join(there) if there else 'is none'}.")
+
+
+def load_trained(run: Run) -> tuple[Recipe, nn.Module]:
+    """The recipe of a run, and its model from the newest good checkpoint, on the CPU and in evaluation mode.
+
+    Raises:
+        InputError: the run has no good checkpoint.
+    """
+    checkpoint, _ = run.newest_checkpoint()
+    if checkpoint is None:
+        raise InputError(f"The run {run.name} has no good checkpoint yet; go on with: onehour train --resume {run.name}")
+    recipe = run.recipe()
+    model = recipe.build_model().eval()
+    load_model(model, checkpoint)
+    return recipe, model
+
+
+def keep(reports: Iterable[Report], run: Run) -> Iterator[Report]:
+    """Pass the reports of `train` on, each one after it has been written to the run's folder.
+
+    For the worker of rank 0, which has everything that is to be kept.
+
+    Raises:
+        TrainingError: the folder cannot be written (a full disk); the checkpoints so far stay as they are.
+    """
+    for report in reports:
+        try:
+            if report.checkpoint:
+                report.checkpoint.save(run.checkpoint_at(report.step))
+            with run.metrics_file.open("a") as file:
+                file.write(json.dumps(to_row(report)) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"Step {report.step} could not be kept in {run.folder}: {error.strerror or error}; make room there and go on "
+                f"with: onehour train --resume {run.name} --runs {run.folder.parent}"
+            ) from error
+        yield report
+
+
+def to_row(report: Report) -> dict[str, Any]:
+    """A report as a line of metrics.jsonl."""
+    saved = {"checkpoint": True} if report.checkpoint else {}
+    return {"step": report.step, "num_steps": report.num_steps, "samples": report.samples} | report.metrics | saved
