@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,8 +15,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from onehour.cluster.preflight import check_resources
@@ -75,6 +75,8 @@ def train_on_ray(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: R
             start, warnings = run.newest_checkpoint()
             yield from ({"warning": warning} for warning in warnings)
             run.failure_file.unlink(missing_ok=True)
+            # Ray's own note of where it was. Without it Ray starts anew; where to go on, the checkpoints say themselves.
+            (run.folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).unlink(missing_ok=True)
             job = {
                 "recipe": recipe.describe(),
                 "config": asdict(config),
@@ -101,8 +103,7 @@ class Attempt:
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=scale.gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if scale.gpu else {})
             ),
-            # Ray's own notes get a new place for each attempt: where to go on is read from the run's checkpoints.
-            run_config=RunConfig(name=str(time.time_ns()), storage_path=str(run.folder / "ray"), failure_config=FailureConfig(0)),
+            run_config=RunConfig(name=run.name, storage_path=str(run.folder.parent)),
         )
 
     def fit(self) -> None:

@@ -1,0 +1,28 @@
+"""What all tests share: a cache of their own, and one local Ray for each module that asks for it."""
+
+import os
+
+import pytest
+
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+os.environ.pop("RAY_ADDRESS", None)  # never a Ray that these tests did not start
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_the_tests(tmp_path_factory):
+    """Prepared data go to a folder of this session."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.update(XDG_CACHE_HOME=before)
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """A Ray on this machine with 8 CPUs, more than it has: these tests are about results, not speed."""
+    import ray
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+             _node_ip_address="127.0.0.1")  # fmt: skip
+    yield
+    ray.shutdown()
