@@ -35,7 +35,7 @@ HOME = {
     "parallelize": "training.parallel", "ScaleConfig": "config",
     "GPT": "models.gpt", "GPTConfig": "models.gpt", "generate": "models.sampling",
 }  # fmt: skip
-__all__ = list(HOME)  # noqa: PLE0604
+__all__ = list(HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,10 @@ Options come from the dataclasses in config.py and from the fields of the recipe
 command that needs them, so that help answers at once.
 """
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -81,7 +83,7 @@ def fail(message: str, code: int) -> None:
 
 def parse(options: Callable[..., Options], arguments: Sequence[str], command: str) -> Options:
     """Arguments as a dataclass; on a mistake tyro explains it and exits with 2."""
-    return tyro.cli(options, args=arguments, prog=f"onehour {command}")
+    return tyro.cli(options, args=arguments, prog=f"onehour {command}", config=(tyro.conf.OmitArgPrefixes,))
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -92,7 +94,9 @@ def train(arguments: Sequence[str]) -> None:
     recipe, config, scale = train_options(arguments)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world_size > 1 and scale.workers != 0:
-        raise InputError("torchrun has started the workers already; add --workers 0, so that Ray does not start others.")
+        raise InputError(
+            "torchrun has started the workers already; add --workers 0, so that Ray does not start others."
+        )
     from onehour.data.prepare import prepare
     from onehour.show.terminal import Progress, plan_text
     from onehour.training.plan import make_plan
@@ -124,7 +128,9 @@ def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleC
         run = open_run(resume.runs, resume.resume)
         recipe, config = run.recipe(), run.train_config()
         if named and arguments[0] != run.config()["recipe"]["name"]:
-            raise InputError(f"The run {run.name} trains the recipe {run.config()['recipe']['name']}, not {arguments[0]}.")
+            raise InputError(
+                f"The run {run.name} trains the recipe {run.config()['recipe']['name']}, not {arguments[0]}."
+            )
     elif named:
         recipe = find_recipe(arguments[0])()
         config = recipe.defaults()
@@ -145,7 +151,7 @@ def parse_train(recipe: Recipe, config: TrainConfig, arguments: Sequence[str], c
         ("scale", ScaleConfig, dataclasses.field(default=ScaleConfig())),
     ]
     options = dataclasses.make_dataclass("TrainOptions", fields, frozen=True)
-    return parse(tyro.conf.OmitArgPrefixes[options], arguments, command)  # type: ignore[valid-type]
+    return parse(options, arguments, command)
 
 
 def place(scale: ScaleConfig, world_size: int) -> str:
@@ -177,9 +183,9 @@ def drive(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: "Run") -
 
 def train_beside_rank_0(recipe: Recipe, config: TrainConfig, run: "Run | None") -> None:
     """Take part in the training of rank 0, which says and keeps everything."""
-    from onehour.training.loop import train
+    from onehour.training import loop
 
-    for _ in train(recipe, config, run and run.newest_checkpoint()[0]):
+    for _ in loop.train(recipe, config, run and run.newest_checkpoint()[0]):
         pass
 
 
@@ -220,11 +226,11 @@ def generate(arguments: Sequence[str]) -> None:
 def predict(arguments: Sequence[str]) -> None:
     """onehour predict RUN [options]: predictions as a table, or as a Parquet file."""
     name, options = run_and_options(PredictConfig, arguments, "predict")
-    from onehour.show.predictions import predict_rows, predictions_text, read_input, write_predictions
+    from onehour.show.predictions import check, predict_rows, predictions_text, read_input, write_predictions
     from onehour.training.run import load_trained, open_run
 
-    run = open_run(options.runs, name)
-    recipe, model = load_trained(run)
+    recipe, model = load_trained(open_run(options.runs, name))
+    check(recipe, options.output)
     rows = read_input(recipe, options.input)
     predicted = predict_rows(recipe, model, rows)
     if options.output:
@@ -235,30 +241,33 @@ def predict(arguments: Sequence[str]) -> None:
 
 
 def show(arguments: Sequence[str]) -> None:
-    """onehour show RUN: its evaluations and its curve."""
+    """onehour show RUN: its curve, its evaluations, its configuration and where it is."""
     name, options = run_and_options(ShowConfig, arguments, "show")
     from onehour.show.curve import draw_curve, save_curve
-    from onehour.show.table import evaluations_text
+    from onehour.show.table import configuration_text, evaluations_text
     from onehour.training.run import open_run
 
     run = open_run(options.runs, name)
     rows = run.rows()
     if not rows:
         raise InputError(f"The run {run.name} has told nothing yet; look again after its first steps.")
-    save_curve(rows, run.name, run.folder / "curve.png")
-    print(draw_curve(rows))
-    print(evaluations_text(rows))
-    print(f"run {run.folder}, recipe {run.config()['recipe']['name']} {run.config()['recipe']['options']}")
+    plain = "NO_COLOR" in os.environ or not sys.stdout.isatty()
+    print(draw_curve(rows, shutil.get_terminal_size().columns, colorless=plain))
+    print(f"\n{evaluations_text(rows)}\n")
+    print(configuration_text(run.config(), run.newest_checkpoint()[0]))
+    print(f"run        {run.folder}")
+    with contextlib.suppress(OSError):  # a run that one may read and not write has its terminal curve
+        print(f"curve      {save_curve(rows, run.name, run.folder / 'curve.png')}")
 
 
 def doctor(arguments: Sequence[str]) -> None:
-    """onehour doctor: what there is; exit code 1 if training would not work."""
+    """onehour doctor: what there is; exit code 1 if something would not work."""
     options = parse(ShowConfig, arguments, "doctor")
     from onehour.show.doctor import examine
 
     troubles = 0
     for finding in examine(options.runs):
-        print(f"{finding.name:<11}{finding.text}")
+        print(finding.line(), flush=True)
         troubles += finding.trouble
     if troubles:
         raise TrainingError(f"{troubles} of these would keep onehour from working here: see the lines that begin with !")

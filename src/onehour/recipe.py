@@ -137,7 +137,9 @@ def find_recipe(name: str) -> type[Recipe]:
     if path.suffix == ".py" and path.is_file():
         return recipe_class(path.stem, path.read_text(encoding="utf-8"), str(path))
     near = difflib.get_close_matches(name, [*RECIPES, *(str(p) for p in Path().glob("*.py"))], n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}, or the path of a .py file."
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}, or the path of a .py file."
+    )
     raise InputError(f"There is no recipe {name!r}; {hint}")
 
 

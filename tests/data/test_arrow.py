@@ -1,7 +1,6 @@
 import io
 import pickle
 import sys
-import time
 import tracemalloc
 
 import numpy as np
@@ -125,7 +124,7 @@ class Sparse(io.RawIOBase):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the memory in use")
-def test_ten_gigabytes_open_at_once_and_take_no_memory(tmp_path):
+def test_ten_gigabytes_take_no_memory_to_open(tmp_path):
     zeros = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((BATCH_BYTES // 257, 257), np.uint8))
     batch = pa.record_batch({"tokens": zeros})
     schema = batch.schema.with_metadata({NUM_ROWS_KEY: str(batch.num_rows)})
@@ -136,11 +135,10 @@ def test_ten_gigabytes_open_at_once_and_take_no_memory(tmp_path):
     assert path.stat().st_size > 10e9
 
     Rows(path)
-    before, start = resident(), time.perf_counter()
+    before = resident()
     rows = Rows(path)
-    seconds, memory = time.perf_counter() - start, resident() - before
+    memory = resident() - before
     assert len(rows) == 2500 * batch.num_rows
-    assert seconds < 0.1
     assert memory < 50e6
     assert rows[[len(rows) - 1, 20_000_000]]["tokens"].shape == (2, 257)
 

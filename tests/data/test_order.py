@@ -1,11 +1,10 @@
 import itertools
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from onehour.data.order import SMALL, evaluation_ids, positions_of, sample_at, share_of_batch, uniform
+from onehour.data.order import SMALL, evaluation_ids, positions_of, sample_at, uniform
 from onehour.errors import InputError
 
 AROUND_SMALL = (SMALL - 1, SMALL, SMALL + 1)
@@ -14,6 +13,11 @@ GOLDEN_5 = [0, 3, 2, 1, 4, 2, 3, 0]
 GOLDEN_MILLION = [823470, 425989, 725637, 637590, 949482, 412459, 396445, 934297]
 GOLDEN_TRILLION = [50052667262, 550231966788, 111407546163, 228705128495]
 GOLDEN_UNIFORM = [[14495250, 673653], [15395251, 10860976], [2014643, 14543542]]
+
+
+def share_of_batch(step, rank, world_size, global_batch_size, num_samples, seed):
+    """The ids that a worker trains at a step."""
+    return sample_at(positions_of(step, global_batch_size, rank, world_size), num_samples, seed)
 
 
 def epoch(number, num_samples, seed):
@@ -120,16 +124,14 @@ def test_the_order_does_not_change_from_one_version_to_the_next():
     assert (uniform(np.arange(3), 2, seed=0) * 2**24).astype(int).tolist() == GOLDEN_UNIFORM
 
 
-def test_a_trillion_samples_take_no_memory_and_no_time():
+def test_a_trillion_samples_take_no_memory():
     share_of_batch(0, 0, 1, 64, 10**12, seed=0)
     tracemalloc.start()
-    start = time.perf_counter()
     for step in range(100):
         share_of_batch(10**9 + step, 0, 1, 64, 10**12, seed=0)
-    seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 50_000
-    assert seconds < 1  # some 0.02 s; the bound only says that nothing here grows with the number of samples
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 7, 100, 10**12 + 1])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from onehour.config import ScaleConfig, TrainConfig
 from onehour.data.prepare import prepare
-from onehour.recipe import Recipe, find_recipe, recipe_class
+from onehour.recipe import Recipe, recipe_class
 from onehour.recipes.digits import Digits
 from onehour.recipes.gpt import GPTRecipe
 from onehour.recipes.toy import Toy
@@ -30,7 +30,10 @@ EVERY = dict(num_steps=STEPS, log_every=1, evaluate_every=8, checkpoint_every=8)
 # in one process with other micro-batches just as between workers. At 1e-3 all rungs agree to 2e-7.
 CASES = {
     "toy": (Toy(), dataclasses.replace(Toy().defaults(), **EVERY, global_batch_size=6, learning_rate=0.1)),
-    "digits": (Digits(), dataclasses.replace(Digits().defaults(), **EVERY, global_batch_size=36, micro_batch_size=6, learning_rate=1e-3)),
+    "digits": (
+        Digits(),
+        dataclasses.replace(Digits().defaults(), **EVERY, global_batch_size=36, micro_batch_size=6, learning_rate=1e-3),
+    ),
     "gpt": (
         GPTRecipe(depth=2, context=32, text=str(ROOT / "LICENSE")),
         dataclasses.replace(GPTRecipe().defaults(), **EVERY, global_batch_size=12, micro_batch_size=2),
@@ -190,4 +193,7 @@ def samples_of_steps(folder: Path, config: TrainConfig) -> list[list[int]]:
     """The ids that each step trained, sorted, from what the worker processes wrote."""
     workers = [[json.loads(line) for line in path.read_text().splitlines()] for path in folder.glob("*.jsonl")]
     each = len(workers[0]) // config.num_steps
-    return [sorted(i for w in workers for part in w[s * each : (s + 1) * each] for i in part) for s in range(config.num_steps)]
+    return [
+        sorted(i for w in workers for part in w[s * each : (s + 1) * each] for i in part)
+        for s in range(config.num_steps)
+    ]

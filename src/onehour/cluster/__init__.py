@@ -1,0 +1,1 @@
+"""Ray: the only wing that imports it."""

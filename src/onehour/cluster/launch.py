@@ -1,4 +1,4 @@
-"""A run on Ray: TorchTrainer starts the workers; this process follows the run's metrics, and begins again after faults."""
+"""A run on Ray: TorchTrainer starts the workers; this process follows their metrics, and begins again after faults."""
 
 import json
 import os
@@ -101,7 +101,9 @@ class Attempt:
             train_worker,
             train_loop_config=job,
             scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu=scale.gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if scale.gpu else {})
+                num_workers=workers,
+                use_gpu=scale.gpu,
+                resources_per_worker={"CPU": cpus} | ({"GPU": 1} if scale.gpu else {}),
             ),
             run_config=RunConfig(name=run.name, storage_path=str(run.folder.parent)),
         )

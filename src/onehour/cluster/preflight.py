@@ -1,6 +1,5 @@
 """Whether the cluster can hold what was asked for, found before Ray waits for it."""
 
-
 import ray
 
 from onehour.config import ScaleConfig

@@ -26,9 +26,7 @@ def train_worker(job: dict[str, Any]) -> None:
         for report in reports:
             if report.checkpoint:
                 checkpoint = Checkpoint(str(run.checkpoint_at(report.step)))
-                ray.train.report(
-                    report.metrics, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD
-                )
+                ray.train.report(report.metrics, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
     except Exception as error:
         run.note_failure(error)
         raise

@@ -1,0 +1,1 @@
+"""From files to batches: text, tokens, Arrow rows, and the order in which they come."""

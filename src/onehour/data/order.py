@@ -35,17 +35,6 @@ SMALL = 1024
 GOLDEN = 0x9E3779B97F4A7C15
 
 
-def share_of_batch(
-    step: int, rank: int, world_size: int, global_batch_size: int, num_samples: int, seed: int
-) -> NDArray[np.int64]:
-    """The ids of the samples that worker `rank` of `world_size` reads at `step`: (global_batch_size // world_size,).
-
-    The shares of all ranks, one after another, are the same global batch at every world size. Raises InputError if the
-    batch does not divide by the world size, or if there are no samples.
-    """
-    return sample_at(positions_of(step, global_batch_size, rank, world_size), num_samples, seed)
-
-
 def positions_of(step: int, global_batch_size: int, rank: int = 0, world_size: int = 1) -> NDArray[np.int64]:
     """The positions in the stream of a worker's share of the global batch: (global_batch_size // world_size,).
 

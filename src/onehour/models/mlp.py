@@ -1,6 +1,7 @@
 """A multilayer perceptron: linear layers with a non-linearity between them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [num_inputs, *hidden, num_outputs]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
 

@@ -1,0 +1,1 @@
+"""The examples: each says only what its data, its model and its loss are."""

@@ -1,0 +1,1 @@
+"""What people see: terminal lines, curves, tables, predictions."""

@@ -1,20 +1,63 @@
-"""A run's evaluations as a table."""
+"""A run as text: its evaluations as a table, its configuration as lines."""
 
+import shutil
+import textwrap
+from pathlib import Path
 from typing import Any
+
+NUM_SHOWN = 20
 
 
 def evaluations_text(rows: list[dict[str, Any]]) -> str:
-    """One line for each evaluation: step, training loss and every held-out metric."""
+    """One line for each evaluation, the last ones: step, training loss, every held-out metric; the best is marked."""
     evaluated = [row for row in rows if "held_out_loss" in row]
     if not evaluated:
         return "no evaluation yet"
     names = [name for name in evaluated[-1] if name.startswith("held_out_")]
-    header = ["step", "loss", *(name.removeprefix("held_out_").replace("_", " ") for name in names)]
-    lines = [[f"{row['step']:,}", f"{row['loss']:.4f}", *(f"{row[name]:.4f}" for name in names)] for row in evaluated]
-    return align([header[:2] + [f"held-out {name}" for name in header[2:]], *lines])
+    best = min(evaluated, key=lambda row: float(row["held_out_loss"]))
+    lines = [["step", "training loss", *(f"held-out {words(name)}" for name in names), ""]]
+    for row in evaluated[-NUM_SHOWN:]:
+        values = [f"{row[name]:.4f}" for name in ("loss", *names)]
+        lines.append([f"{row['step']:,}", *values, "lowest" if row is best and len(evaluated) > 1 else ""])
+    earlier = len(evaluated) - NUM_SHOWN
+    return align(lines) + (f"\n{earlier:,} earlier evaluations are in metrics.jsonl" if earlier > 0 else "")
+
+
+def words(name: str) -> str:
+    """The name of a held-out metric as one says it: held_out_bits_per_byte is bits per byte."""
+    return name.removeprefix("held_out_").replace("_", " ")
 
 
 def align(lines: list[list[str]]) -> str:
     """Cells as columns, aligned to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    text = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in text)
+
+
+def configuration_text(config: dict[str, Any], newest: Path | None) -> str:
+    """The content of config.json as lines, and the newest good checkpoint."""
+    recipe = config["recipe"]
+    return "\n".join(
+        labelled(name, text)
+        for name, text in {
+            "recipe": ", ".join([recipe["name"], *settings(recipe["options"])]),
+            "training": ", ".join(settings(config["train"])),
+            "scale": ", ".join(settings(config["scale"])),
+            "versions": ", ".join(settings(config["versions"])),
+            "checkpoint": newest.name if newest else "none yet",
+        }.items()
+    )
+
+
+def settings(options: dict[str, Any]) -> list[str]:
+    """Options that are set, as "name value"."""
+    return [f"{name} {value}" for name, value in options.items() if value is not None]
+
+
+def labelled(label: str, text: str, indent: int = 11) -> str:
+    """A label and its text, wrapped to the terminal and aligned."""
+    return textwrap.fill(
+        text, max(40, shutil.get_terminal_size().columns), initial_indent=label.ljust(indent),
+        subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip

@@ -1,14 +1,14 @@
 """What a training says in the terminal: its plan, one live line, a line for each evaluation."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from onehour.config import TrainConfig
 from onehour.recipe import Recipe
+from onehour.show.table import words
 from onehour.training.plan import Plan
-
-MB = 1e6
 
 
 def plan_text(plan: Plan, recipe: Recipe, config: TrainConfig, place: str, folder: Path) -> str:
@@ -21,19 +21,27 @@ def plan_text(plan: Plan, recipe: Recipe, config: TrainConfig, place: str, folde
         "data": f"{plan.about}: {plan.num_train:,} samples{units} to train on, {plan.num_held_out:,} held out",
         "batch": f"{config.global_batch_size:,} samples = {count(plan.workers, 'worker')} x {plan.micro_batch_size:,}"
         f" x {plan.accumulation} accumulated",
-        "steps": f"{plan.num_steps:,}, which is {plan.num_epochs:.3g} epochs",
-        "memory": f"about {memory.total / MB:,.0f} MB a worker: weights {memory.weights / MB:,.0f}, gradients "
-        f"{memory.gradients / MB:,.0f}, {config.optimizer} {memory.optimizer / MB:,.0f}, activations "
-        f"{memory.activations / MB:,.0f}",
+        "steps": f"{plan.num_steps:,}, which is {count(plan.num_epochs, 'epoch')}",
+        "memory": f"about {in_bytes(memory.total)} a worker, beside some 300 MB for Python and torch: weights "
+        f"{in_bytes(memory.weights)}, gradients {in_bytes(memory.gradients)}, {config.optimizer} "
+        f"{in_bytes(memory.optimizer)}, activations {in_bytes(memory.activations)}",
         "workers": place,
         "run": str(folder),
     }
-    return "\n".join(f"{name:<9}{text}" for name, text in lines.items())
+    return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
 
 
-def count(number: int, noun: str) -> str:
-    """1 worker, 2 workers."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def count(number: float, noun: str) -> str:
+    """1 worker, 2 workers, 0.25 epochs."""
+    return f"{number:,.3g} {noun}{'' if number == 1 else 's'}" if number < 1000 else f"{number:,.0f} {noun}s"
+
+
+def in_bytes(number: float) -> str:
+    """A number of bytes in the unit that suits it, to two or three digits: 12 B, 3.0 kB, 198 MB, 25 GB."""
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= size:
+            return f"{number / size:,.{number < 9.95 * size:d}f} {unit}"
+    return f"{number:.0f} B"
 
 
 class Progress:
@@ -52,17 +60,20 @@ class Progress:
         if "warning" in row:
             self.leave(row["warning"])
         elif "held_out_loss" in row:
-            held_out = {n.removeprefix("held_out_"): v for n, v in row.items() if n.startswith("held_out_")}
-            self.leave(f"{self.line(row)}  held out: " + "  ".join(f"{n.replace('_', ' ')} {v:.4f}" for n, v in held_out.items()))
+            held_out = (f"{words(name)} {value:.4f}" for name, value in row.items() if name.startswith("held_out_"))
+            self.leave(f"{self.line(row)}  held out: {'  '.join(held_out)}")
         elif self.live:
             left = (row["num_steps"] - row["step"]) * self.batch / row["samples_per_second"]
             line = f"{self.line(row)}  lr {row['learning_rate']:.1e}  {duration(left)} left"
-            print(f"\r{line}\033[K", end="", flush=True)
+            # Cut, as a line that wraps could not be drawn over; and from the left edge, so that what comes next,
+            # the sentence of an error say, does not stand behind it.
+            print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\033[K\r", end="", flush=True)
 
     def line(self, row: dict[str, Any]) -> str:
         """Step, loss and speed."""
         speed = row["samples_per_second"] * self.size
-        return f"step {row['step']:,}/{row['num_steps']:,}  loss {row['loss']:.4f}  {speed:,.0f} {self.unit}/s"
+        done = f"{row['step']:,}".rjust(len(f"{row['num_steps']:,}"))
+        return f"step {done}/{row['num_steps']:,}  loss {row['loss']:.4f}  {speed:,.0f} {self.unit}/s"
 
     def leave(self, line: str) -> None:
         """Print a line that stays, in place of the live one."""
@@ -71,7 +82,7 @@ class Progress:
 
 def duration(seconds: float) -> str:
     """42 s, or 1:23 min, or 2:05 h."""
-    if seconds < 100:
+    if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02} min" if minutes < 100 else f"{minutes // 60}:{minutes % 60:02} h"

@@ -50,7 +50,9 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = there[0]
     if name not in there:
-        raise InputError(f"--device {name} was asked for, but torch {torch.__version__} finds {' and '.join(there)} here.")
+        raise InputError(
+            f"--device {name} was asked for, but torch {torch.__version__} finds {' and '.join(there)} here."
+        )
     if name == "cuda":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return torch.device(name)

@@ -1,6 +1,6 @@
 """Exact evaluation: every held-out sample counts once, whatever the number of workers."""
 
-from collections import Counter
+from collections import defaultdict
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ def evaluate(recipe: Recipe, model: nn.Module, data: Data, config: TrainConfig, 
     the mean of the means of unequal parts would be wrong. The model is left in training mode.
     """
     batch_size = config.micro_batch_size or max(1, config.global_batch_size // worker.world_size)
-    sums: Counter[str] = Counter()
+    sums: dict[str, float] = defaultdict(float)
     model.eval()
     for batch in evaluation_batches(data.held_out, worker.rank, worker.world_size, batch_size):
         with autocast(worker.device, config.precision):
@@ -29,8 +29,8 @@ def evaluate(recipe: Recipe, model: nn.Module, data: Data, config: TrainConfig, 
         for name, value in counted.items():
             sums[name] += value.item()
     model.train()
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = defaultdict(float)
     for part in gather_objects(sums, worker):  # a worker without samples has no names, so this is no all-reduce
-        for name, value in part.items():
-            totals[name] += value
+        for name, total in part.items():
+            totals[name] += total
     return recipe.metrics(dict(totals), len(data.held_out), data.facts)

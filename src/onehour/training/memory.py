@@ -12,6 +12,7 @@ from onehour.recipe import Batch, Recipe, short_traceback
 from onehour.training.device import autocast
 from onehour.training.loop import sample_losses
 
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one worker."""

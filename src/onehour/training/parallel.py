@@ -27,7 +27,9 @@ def parallelize(model: nn.Module, strategy: str, worker: Worker) -> nn.Module:
     if strategy == "auto":
         strategy = "ddp" if worker.world_size > 1 else "none"
     if strategy != "ddp" and worker.world_size > 1:
-        raise InputError(f"--strategy {strategy} is for one worker, and there are {worker.world_size}; use --strategy ddp.")
+        raise InputError(
+            f"--strategy {strategy} is for one worker, and there are {worker.world_size}; use --strategy ddp."
+        )
     if strategy == "dp":
         return DataParallel(model)
     if strategy == "ddp" and worker.world_size > 1:

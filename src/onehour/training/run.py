@@ -1,11 +1,11 @@
 """A run is a folder: what was asked for, every report, the checkpoints.
 
-    runs/gpt-1/
-        config.json      recipe, configuration, versions
-        data/            what the recipe prepared beside the samples: data.json, a tokenizer
-        metrics.jsonl    every report, a line each; a resumed run appends
-        checkpoints/     step_0000500, step_0001000, ...
-        curve.png        the losses as a picture
+runs/gpt-1/
+    config.json      recipe, configuration, versions
+    data/            what the recipe prepared beside the samples: data.json, a tokenizer
+    metrics.jsonl    every report, a line each; a resumed run appends
+    checkpoints/     step_0000500, step_0001000, ...
+    curve.png        the losses as a picture
 """
 
 import json
@@ -74,9 +74,7 @@ class Run:
             "versions": {name: version(name) for name in ("onehour", "torch", "ray")},
         }
         (self.folder / "config.json").write_text(json.dumps(content, indent=2, default=str))
-        shutil.copytree(
-            data.folder, self.folder / "data", ignore=shutil.ignore_patterns("*.arrow"), dirs_exist_ok=True
-        )
+        shutil.copytree(data.folder, self.folder / "data", ignore=shutil.ignore_patterns("*.arrow"), dirs_exist_ok=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """The reports by step, each a dict. Of a step that was done again after a fault, the last report counts."""
@@ -91,7 +89,7 @@ class Run:
 
     def newest_checkpoint(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint whose sums are right, or None; and a sentence about each damaged one that is newer."""
-        warnings = []
+        warnings: list[str] = []
         for folder in sorted((self.folder / "checkpoints").glob("step_*"), reverse=True):
             reason = damage(folder)
             if reason is None:
@@ -127,9 +125,13 @@ def create_run(runs: Path, name: str | None, recipe_name: str) -> Run:
         except FileExistsError:
             continue
         except OSError as error:
-            raise InputError(f"Runs cannot be kept in {runs} ({error.strerror}); choose another folder by --runs.") from error
+            raise InputError(
+                f"Runs cannot be kept in {runs} ({error.strerror}); choose another folder by --runs."
+            ) from error
         return Run(runs / candidate)
-    raise InputError(f"There is a run {name} in {runs} already; go on with it by --resume {name}, or choose another --name.")
+    raise InputError(
+        f"There is a run {name} in {runs} already; go on with it by --resume {name}, or choose another --name."
+    )
 
 
 def open_run(runs: Path, name: str) -> Run:
@@ -142,7 +144,9 @@ def open_run(runs: Path, name: str) -> Run:
         if (folder / "config.json").is_file():
             return Run(folder)
     there = sorted(path.parent.name for path in runs.glob("*/config.json"))
-    raise InputError(f"There is no run {name} in {runs.absolute()}; there {'are ' + ', '.join(there) if there else 'is none'}.")
+    raise InputError(
+        f"There is no run {name} in {runs.absolute()}; there {'are ' + ', '.join(there) if there else 'is none'}."
+    )
 
 
 def load_trained(run: Run) -> tuple[Recipe, nn.Module]:
@@ -153,7 +157,9 @@ def load_trained(run: Run) -> tuple[Recipe, nn.Module]:
     """
     checkpoint, _ = run.newest_checkpoint()
     if checkpoint is None:
-        raise InputError(f"The run {run.name} has no good checkpoint yet; go on with: onehour train --resume {run.name}")
+        raise InputError(
+            f"The run {run.name} has no good checkpoint yet; go on with: onehour train --resume {run.name}"
+        )
     recipe = run.recipe()
     model = recipe.build_model().eval()
     load_model(model, checkpoint)
