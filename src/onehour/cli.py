@@ -270,13 +270,13 @@ def doctor(arguments: Sequence[str]) -> None:
         print(finding.line(), flush=True)
         troubles += finding.trouble
     if troubles:
-        raise TrainingError(f"{troubles} of these would keep onehour from working here: see the lines that begin with !")
+        raise TrainingError(f"{troubles} of these would keep onehour from working: see the lines that begin with !")
 
 
 def run_and_options(options: Callable[..., Options], arguments: Sequence[str], command: str) -> tuple[str, Options]:
     """The name of a run, which comes first, and the options after it."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        raise InputError(f"onehour {command} wants the name of a run first, such as: onehour {command} gpt-1")
+        raise InputError(f"{command} wants the name of a run first, such as: onehour {command} gpt-1")
     if arguments[0] in ("-h", "--help"):
         parse(options, arguments, f"{command} RUN")
     return arguments[0], parse(options, arguments[1:], f"{command} RUN")

@@ -8,12 +8,15 @@ class CNN(nn.Module):
 
     Group normalization (Wu & He 2018, https://arxiv.org/abs/1803.08494) looks at one sample at a time. Batch
     normalization would look at a worker's whole share of the batch, and the number of workers would change the result.
+
+    SiLU and average pooling are smooth. A ReLU or a maximum flips on a rounding error, and the optimizer makes that
+    visible: with them, the losses at 1 and 3 workers differ by 1e-4 after twenty steps; here they stay within 1e-6.
     """
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *convolution(1, width), *convolution(width, width), nn.MaxPool2d(2),
+            *convolution(1, width), *convolution(width, width), nn.AvgPool2d(2),
             *convolution(width, 2 * width), *convolution(2 * width, 2 * width), nn.AdaptiveAvgPool2d(2),
             nn.Flatten(), nn.Linear(8 * width, num_classes),
         )  # fmt: skip
@@ -24,5 +27,5 @@ class CNN(nn.Module):
 
 
 def convolution(num_in: int, num_out: int) -> list[nn.Module]:
-    """A 3 x 3 convolution that keeps the size of the image, normalization, and ReLU."""
-    return [nn.Conv2d(num_in, num_out, 3, padding=1, bias=False), nn.GroupNorm(4, num_out), nn.ReLU()]
+    """A 3 x 3 convolution that keeps the size of the image, normalization, and SiLU."""
+    return [nn.Conv2d(num_in, num_out, 3, padding=1, bias=False), nn.GroupNorm(4, num_out), nn.SiLU()]

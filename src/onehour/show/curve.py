@@ -48,7 +48,7 @@ def draw_curve(rows: list[dict[str, Any]], width: int, height: int = 16, colorle
         ticks = round_ticks(values)
         figure.ruler(axis).lim(ticks[0], ticks[-1])
         figure.ruler(axis).ticks(ticks, [f"{tick:,.6g}" for tick in ticks])
-    return str(figure.build().string(colorless))
+    return str(figure.build().string(colorless)).rstrip("\n")
 
 
 def points(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
@@ -61,4 +61,4 @@ def round_ticks(values: Sequence[float]) -> list[float]:
     """About five round numbers from below the lowest value to above the highest."""
     from matplotlib.ticker import MaxNLocator
 
-    return [round(tick, 12) for tick in MaxNLocator(5).tick_values(min(values), max(values)).tolist()]
+    return [round(float(tick), 12) for tick in MaxNLocator(5).tick_values(min(values), max(values))]

@@ -3,7 +3,6 @@
 import os
 import platform
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ def examine(runs: Path) -> Iterator[Finding]:
     yield memory()
     yield storage("runs", runs.absolute(), "runs cannot be kept", "choose another folder by --runs")
     yield storage("data", cache_folder(), "data cannot be prepared", "set XDG_CACHE_HOME to another folder")
-    yield storage("Ray's files", Path("/tmp/ray"), "--workers 1 and more do not start", "mend it, or use --workers 0")
+    yield storage("Ray files", Path("/tmp/ray"), "--workers 1 and more do not start", "mend it, or use --workers 0")
     yield shared_memory()
     yield from ray_clusters()
     yield text()
@@ -180,8 +179,8 @@ def ray_clusters() -> Iterator[Finding]:
     if (token := Path.home() / ".ray" / "auth_token").is_file():
         yield Finding(
             "token",
-            f"{token} is there, so a cluster that is started here with ray start asks for it; set RAY_AUTH_MODE=token on "
-            "every machine and client that joins, with the same token.",
+            f"{token} is there, so a cluster that is started here with ray start asks for it; give every machine and "
+            "client that joins the same token, and set RAY_AUTH_MODE=token there.",
         )
 
 
@@ -214,7 +213,3 @@ def extras() -> Iterator[Finding]:
     for module, (extra, consequence, package) in EXTRAS.items():
         if find_spec(module) is None:
             yield Finding("extra", f"{consequence}, as {package} is not installed: pip install 'onehour[{extra}]'")
-    if sys.stdout.encoding.lower().replace("-", "") != "utf8":
-        yield Finding(
-            "characters", f"this terminal writes {sys.stdout.encoding}, which lacks characters; set PYTHONUTF8=1", True
-        )

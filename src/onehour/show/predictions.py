@@ -16,6 +16,7 @@ from onehour.data.prepare import prepare
 from onehour.errors import InputError
 from onehour.recipe import Batch, Recipe, short_traceback
 from onehour.show.table import align
+from onehour.show.terminal import count
 
 BATCH_SIZE = 256
 NUM_SHOWN = 10
@@ -155,7 +156,8 @@ def batches(num_rows: int) -> Iterator[range]:
 def write_predictions(predictions: pa.Table, path: Path) -> None:
     """Write a Parquet file; InputError if it cannot be."""
     try:
-        pq.write_table(predictions, path)
+        with path.open("wb") as file:
+            pq.write_table(predictions, file)
     except OSError as error:
         raise InputError(
             f"The predictions cannot be written to {path}: {error.strerror or error}; choose another --output."
@@ -169,7 +171,7 @@ def predictions_text(predictions: pa.Table) -> str:
     text = align([predictions.column_names, *map(list, zip(*cells, strict=True))])
     if len(predictions) > NUM_SHOWN:
         text += "\n... and so on; --output FILE.parquet writes them all"
-    total = f"\n\n{len(predictions):,} rows"
+    total = f"\n\n{count(len(predictions), 'row')}"
     if {"label", "prediction"} <= set(predictions.column_names):
         right = sum(a == b for a, b in zip(*(predictions[n].to_pylist() for n in ("label", "prediction")), strict=True))
         total += f", {right:,} right ({right / len(predictions):.2%})"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 NUM_SHOWN = 20
+TOGETHER = "\N{NO-BREAK SPACE}"
 
 
 def evaluations_text(rows: list[dict[str, Any]]) -> str:
@@ -51,13 +52,14 @@ def configuration_text(config: dict[str, Any], newest: Path | None) -> str:
 
 
 def settings(options: dict[str, Any]) -> list[str]:
-    """Options that are set, as "name value"."""
-    return [f"{name} {value}" for name, value in options.items() if value is not None]
+    """Options that are set, as "name value", which stays on one line."""
+    return [f"{name}{TOGETHER}{value}" for name, value in options.items() if value is not None]
 
 
 def labelled(label: str, text: str, indent: int = 11) -> str:
-    """A label and its text, wrapped to the terminal and aligned."""
-    return textwrap.fill(
+    """A label and its text, wrapped to the terminal and aligned; TOGETHER becomes a space at which no line breaks."""
+    lines = textwrap.fill(
         text, max(40, shutil.get_terminal_size().columns), initial_indent=label.ljust(indent),
         subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
+    return lines.replace(TOGETHER, " ")
