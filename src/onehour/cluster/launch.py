@@ -14,6 +14,7 @@ os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -47,7 +48,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         if address:
             ray.init(address=address, **quiet)
         else:
-            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            stay_on_loopback()
+            ray.init(address="local", include_dashboard=False, **quiet)
     except (ConnectionError, RayError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"Ray cannot be reached at {address or 'this machine'}: {reason}") from error
@@ -55,6 +57,15 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def stay_on_loopback() -> None:
+    """Let the Ray that this process starts next listen on 127.0.0.1 alone.
+
+    ray.init replaces a loopback address by the machine's own, unless this variable, made for other systems, says no.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def train_on_ray(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: Run) -> Iterator[dict[str, Any]]:
