@@ -22,7 +22,9 @@ def local_ray():
     """A Ray on this machine with 8 CPUs, more than it has: these tests are about results, not speed."""
     import ray
 
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-             _node_ip_address="127.0.0.1")  # fmt: skip
+    from onehour.cluster.launch import stay_on_loopback
+
+    stay_on_loopback()
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

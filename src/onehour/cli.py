@@ -17,7 +17,7 @@ import tyro
 
 from onehour.config import GenerateConfig, PredictConfig, ScaleConfig, ShowConfig, TrainConfig
 from onehour.errors import InputError, TrainingError
-from onehour.recipe import RECIPES, Recipe, find_recipe
+from onehour.recipe import RECIPES, Recipe, find_recipe, short_traceback
 
 if TYPE_CHECKING:
     from onehour.training.run import Run
@@ -72,12 +72,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(str(error), 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         fail("Stopped.", 130)
+    except BrokenPipeError:  # such as: onehour show RUN | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        told = short_traceback(error)
+        if told is None:
+            raise
+        fail(told, 2)
 
 
 def fail(message: str, code: int) -> None:
     """Say why on the error output, once under torchrun, and exit."""
     if os.environ.get("RANK", "0") == "0":
         print(f"onehour: {message}", file=sys.stderr)
+    if code == 130:
+        sys.stderr.flush()
+        os._exit(code)  # a Ray of our own ends with this process; taking leave of its workers would take seconds
     sys.exit(code)
 
 
@@ -99,21 +110,28 @@ def train(arguments: Sequence[str]) -> None:
         )
     from onehour.data.prepare import prepare
     from onehour.show.terminal import Progress, plan_text
+    from onehour.training.device import find_device
     from onehour.training.plan import make_plan
     from onehour.training.run import create_run, open_run
 
-    data = prepare(recipe)
-    plan = make_plan(recipe, config, data, scale.workers or world_size)
     run = open_run(scale.runs, scale.resume) if scale.resume else None
+    start = run.newest_checkpoint()[0] if run else None
+    data = prepare(recipe)
+    plan = make_plan(recipe, config, data, scale.workers or world_size, start)
+    if scale.workers == 0:
+        find_device(config.device)
     if rank > 0:
-        train_beside_rank_0(recipe, config, run)
+        train_beside_rank_0(recipe, config, start)
         return
     run = run or create_run(scale.runs, scale.name, recipe.name())
     run.describe(recipe, config, scale, data)
     print(plan_text(plan, recipe, config, place(scale, world_size), run.folder), flush=True)
     progress = Progress(recipe, config)
-    for row in drive(recipe, config, scale, run):
-        progress.show(row)
+    try:
+        for row in drive(recipe, config, scale, run):
+            progress.show(row)
+    except KeyboardInterrupt:
+        fail(f"Stopped; go on with: onehour train --resume {run.name}{elsewhere(run)}", 130)
     finish(run)
 
 
@@ -127,15 +145,15 @@ def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleC
 
         run = open_run(resume.runs, resume.resume)
         recipe, config = run.recipe(), run.train_config()
-        if named and arguments[0] != run.config()["recipe"]["name"]:
-            raise InputError(
-                f"The run {run.name} trains the recipe {run.config()['recipe']['name']}, not {arguments[0]}."
-            )
+        if named and find_recipe(arguments[0]).name() != recipe.name():
+            raise InputError(f"The run {run.name} trains the recipe {recipe.name()}, not {arguments[0]}.")
     elif named:
         recipe = find_recipe(arguments[0])()
         config = recipe.defaults()
     else:
-        raise InputError(f"onehour train wants a recipe first ({', '.join(RECIPES)}, or a .py file), or --resume RUN.")
+        raise InputError(
+            f"There is no recipe to train; name one first ({', '.join(RECIPES)}, or a .py file), or --resume RUN."
+        )
     command = f"train {arguments[0]}" if named else "train"
     options = parse_train(recipe, config, rest, command)
     if not resume.resume and options.recipe.defaults() != config:  # a recipe's options may change its defaults
@@ -181,29 +199,34 @@ def drive(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: "Run") -
         yield to_row(report)
 
 
-def train_beside_rank_0(recipe: Recipe, config: TrainConfig, run: "Run | None") -> None:
+def train_beside_rank_0(recipe: Recipe, config: TrainConfig, start: Path | None) -> None:
     """Take part in the training of rank 0, which says and keeps everything."""
     from onehour.training import loop
 
-    for _ in loop.train(recipe, config, run and run.newest_checkpoint()[0]):
+    for _ in loop.train(recipe, config, start):
         pass
 
 
 def finish(run: "Run") -> None:
     """Show what a finished run has brought, and where it is."""
     from onehour.show.curve import save_curve
+    from onehour.show.terminal import in_bytes
     from onehour.training.run import load_trained
 
     rows = run.rows()
     recipe, model = load_trained(run)
     curve = save_curve(rows, run.name, run.folder / "curve.png")
-    elsewhere = "" if run.folder.parent == Path("runs").absolute() else f" --runs {run.folder.parent}"
     peak = max(row.get("peak_memory", 0) for row in rows)
     print(f"\n{recipe.closing_words(model, run.folder / 'data', rows[-1], run.facts())}\n")
-    print(f"memory     {peak / 1e6:,.0f} MB at its peak in the worker of rank 0")
+    print(f"memory     {in_bytes(peak)} at its peak in the worker of rank 0")
     print(f"run        {run.folder}")
     print(f"curve      {curve}")
-    print(f"try next   onehour {recipe.next_command} {run.name}{elsewhere}")
+    print(f"try next   onehour {recipe.next_command} {run.name}{elsewhere(run)}")
+
+
+def elsewhere(run: "Run") -> str:
+    """The option that finds the run, where it is not in the folder runs."""
+    return "" if run.folder.parent == Path("runs").absolute() else f" --runs {run.folder.parent}"
 
 
 def generate(arguments: Sequence[str]) -> None:

@@ -4,11 +4,21 @@ The same fields are the options of the command line: `global_batch_size` is `--g
 torch or ray, so that reading the options costs nothing.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from onehour.errors import InputError
+
+
+def check(config: object, fits: Callable[[Any], bool], what: str, names: str) -> None:
+    """Raise InputError unless each of these fields of `config` that is not None fits."""
+    for name in names.split():
+        value = getattr(config, name)
+        if value is not None and not fits(value):
+            raise InputError(f"{name} is {value}; it must be {what}.")
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,10 @@ class TrainConfig:
     """Decides the initial weights, the order of the samples and their augmentation."""
 
     def __post_init__(self) -> None:
-        positive = ("num_epochs", "num_steps", "global_batch_size", "micro_batch_size", "learning_rate", "clip",
-                    "patience", "evaluate_every", "checkpoint_every", "log_every")  # fmt: skip
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} is {value}; it must be greater than 0.")
+        check(self, lambda value: value > 0, "greater than 0", "num_epochs num_steps global_batch_size micro_batch_size "
+              "learning_rate clip patience evaluate_every checkpoint_every log_every")  # fmt: skip
+        check(self, lambda value: value >= 0, "0 or more", "warmup_steps weight_decay num_loader_processes")
+        check(self, lambda value: 0 <= value < 1, "at least 0 and less than 1", "momentum beta1 beta2")
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,10 @@ class ScaleConfig:
     resume: str | None = None
     """Name of a run that goes on from its newest good checkpoint."""
 
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 0, "0 or more", "workers max_failures")
+        check(self, lambda value: value > 0, "greater than 0", "cpus_per_worker")
+
 
 @dataclass(frozen=True)
 class GenerateConfig:
@@ -109,8 +121,8 @@ class GenerateConfig:
     """Folder in which runs are kept."""
 
     def __post_init__(self) -> None:
-        if self.num_tokens < 1 or self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
-            raise InputError("num_tokens and top_k must be at least 1, and temperature must not be negative.")
+        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k")
+        check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature")
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,7 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Where to find the run to show."""
+    """Where runs are."""
 
     runs: Path = Path("runs")
     """Folder in which runs are kept."""

@@ -1,7 +1,7 @@
 """The exceptions that end a command with one sentence."""
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Something that was asked for cannot be done.
 
     The message is one sentence that says what was asked, what there is and what to do. The command line prints the

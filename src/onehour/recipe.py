@@ -37,6 +37,9 @@ RECIPES = {
 }
 
 
+FILES: set[str] = set()  # the recipe files that this process has run
+
+
 @dataclass(frozen=True)
 class Recipe(ABC):
     """Base of all recipes. The fields of a subclass are its options, on the command line as `--name`.
@@ -135,7 +138,10 @@ def find_recipe(name: str) -> type[Recipe]:
         return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
     path = Path(name)
     if path.suffix == ".py" and path.is_file():
-        return recipe_class(path.stem, path.read_text(encoding="utf-8"), str(path))
+        try:
+            return recipe_class(path.stem, path.read_text(encoding="utf-8"), str(path))
+        except UnicodeDecodeError as error:
+            raise InputError(f"The recipe file {path} is not UTF-8 text: save it as UTF-8.") from error
     near = difflib.get_close_matches(name, [*RECIPES, *(str(p) for p in Path().glob("*.py"))], n=2)
     hint = (
         f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}, or the path of a .py file."
@@ -152,13 +158,14 @@ def recipe_class(stem: str, source: str, path: str) -> type[Recipe]:
     name = f"onehour.recipes.user.{stem}"
     module = types.ModuleType(name)
     module.__file__ = path
+    FILES.add(path)
     # On another machine the file does not exist, and tracebacks show its lines all the same.
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
     sys.modules[name] = module  # dataclasses look their module up here
     try:
         exec(compile(source, path, "exec"), module.__dict__)
     except Exception as error:
-        raise InputError(f"The recipe file {path} cannot be read:\n{short_traceback(error, path)}") from error
+        raise InputError(short_traceback(error)) from error
     found = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Recipe) and c.__module__ == name]
     if len(found) != 1:
         names = ", ".join(c.__name__ for c in found) or "none"
@@ -169,11 +176,15 @@ def recipe_class(stem: str, source: str, path: str) -> type[Recipe]:
     return found[0]
 
 
-def short_traceback(error: Exception, path: str | None) -> str:
-    """The traceback of `error` from the first frame in the file `path` on: the author's part of it."""
+def short_traceback(error: Exception) -> str | None:
+    """What went wrong in a recipe file, without the frames above it. None if the error comes from elsewhere."""
     frames = traceback.extract_tb(error.__traceback__)
-    first = next((i for i, frame in enumerate(frames) if frame.filename == path), len(frames))
-    return "".join(traceback.format_list(frames[first:]) + traceback.format_exception_only(error)).rstrip()
+    first = next((i for i, frame in enumerate(frames) if frame.filename in FILES), len(frames))
+    path = error.filename if isinstance(error, SyntaxError) else first < len(frames) and frames[first].filename
+    if path not in FILES:
+        return None
+    lines = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
+    return f"The recipe {path} fails:\n{''.join(lines).rstrip()}"
 
 
 def recipe_from(description: dict[str, Any]) -> Recipe:

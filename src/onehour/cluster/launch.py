@@ -55,8 +55,12 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         raise InputError(f"Ray cannot be reached at {address or 'this machine'}: {reason}") from error
     try:
         yield
-    finally:
+    except KeyboardInterrupt:
+        raise  # the trainer's thread still speaks with Ray, which ends with this process
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def stay_on_loopback() -> None:

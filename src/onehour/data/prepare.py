@@ -63,6 +63,7 @@ def prepare(recipe: Recipe) -> Data:
             if not is_whole(folder):
                 with replacing(folder) as new:
                     facts = recipe.prepare(new)
+                    check_prepared(recipe, new, facts)
                     write_index(new, facts)
             return open_data(folder)
     except OSError as error:
@@ -72,12 +73,26 @@ def prepare(recipe: Recipe) -> Data:
         ) from error
 
 
+def check_prepared(recipe: Recipe, folder: Path, facts: object) -> None:
+    """Raise InputError unless the recipe's prepare has done what `Recipe.prepare` says."""
+    missing = [name for name in ("train.arrow", "held_out.arrow") if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"prepare of the recipe {recipe.name()} must write {' and '.join(missing)}, with samples in it."
+        )
+    if not isinstance(facts, dict):
+        raise InputError(
+            f"prepare of the recipe {recipe.name()} returned {facts!r}; it must return a dict of facts, or {{}}."
+        )
+
+
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of `folder` if the block ends well, and vanishes if it does not."""
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield new
+        new.chmod(0o755)  # mkdtemp makes it for one user only
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
     finally:

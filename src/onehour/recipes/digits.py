@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-from onehour.config import TrainConfig
+from onehour.config import TrainConfig, check
 from onehour.data.arrow import write_rows
 from onehour.data.order import sample_at
 from onehour.errors import InputError
@@ -27,6 +27,9 @@ class Digits(Recipe):
     """Channels of the first convolution."""
     augmentation: float = 0.5
     """How far training images are moved, turned and scaled at random; 0 leaves them alone. 1 is much at 8 x 8 pixels."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 4 and value % 4 == 0, "a multiple of 4, for 4 groups of channels", "width")
 
     def defaults(self) -> TrainConfig:
         return TrainConfig(

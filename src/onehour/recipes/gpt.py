@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from onehour.config import TrainConfig
+from onehour.config import TrainConfig, check
 from onehour.data.arrow import write_rows
 from onehour.data.text import find_text, fingerprint, split_documents, windows
 from onehour.data.tokens import BPE_FILE, NUM_BYTES, Tokenizer, first_bytes, open_tokenizer, train_byte_pairs
@@ -54,6 +54,7 @@ class GPTRecipe(Recipe):
     """Let one matrix be the embedding and the output layer."""
 
     def __post_init__(self) -> None:
+        check(self, lambda value: value >= 1, "at least 1", "depth context width num_heads num_kv_heads hidden_width")
         if self.vocab_size < NUM_BYTES:
             raise InputError(f"vocab_size is {self.vocab_size}; it must be 256 (bytes) or more (byte pairs).")
         if self.text and "://" not in self.text:
@@ -92,7 +93,7 @@ class GPTRecipe(Recipe):
                 f"tokens to train on and {num_held_out} to hold out; give more text, or a smaller --context."
             )
         return {
-            "about": f"{self.text or 'the source of Python’s standard library'}, {len(sources):,} files",
+            "about": f"{self.text or 'the source of Python’s standard library'}, {len(sources):,} file{'s'[: len(sources) > 1]}",
             "tokens_per_byte": len(tokenizer.encode(held_out_text)) / len(held_out_text),
             "gzip": 8 * len(gzip.compress(held_out_text, compresslevel=9)) / len(held_out_text),
             "xz": 8 * len(lzma.compress(held_out_text, preset=9)) / len(held_out_text),

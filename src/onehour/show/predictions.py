@@ -14,7 +14,7 @@ from torch import nn
 from onehour.data.arrow import Rows
 from onehour.data.prepare import prepare
 from onehour.errors import InputError
-from onehour.recipe import Batch, Recipe, short_traceback
+from onehour.recipe import Batch, Recipe
 from onehour.show.table import align
 from onehour.show.terminal import count
 
@@ -129,22 +129,10 @@ def predict_rows(recipe: Recipe, model: nn.Module, rows: Rows | Columns) -> pa.T
     parts = []
     for ids in batches(len(rows)):
         batch = rows[ids]
-        predicted = predict_batch(recipe, model, batch)
+        predicted = recipe.predict(model, Known(batch))
         known = {name: column for name, column in batch.items() if column.dim() == 1}
         parts.append(pa.table({name: column.tolist() for name, column in (known | predicted).items()}))
     return pa.concat_tables(parts)
-
-
-def predict_batch(recipe: Recipe, model: nn.Module, batch: Batch) -> Batch:
-    """`recipe.predict`; what goes wrong in it is told without frames of ours."""
-    try:
-        return recipe.predict(model, Known(batch))
-    except InputError:
-        raise
-    except Exception as error:
-        if recipe.path is None:
-            raise
-        raise InputError(f"The recipe {recipe.path} fails:\n{short_traceback(error, recipe.path)}") from error
 
 
 def batches(num_rows: int) -> Iterator[range]:

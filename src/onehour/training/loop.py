@@ -88,6 +88,7 @@ def train(recipe: Recipe, config: TrainConfig, start: Path | None = None) -> Ite
         stopping = evaluating and should_stop(held_out_losses, config.patience)
         checkpoint = None
         if saving or stopping:
+            check_finite(recipe, model, micro_batches[-1], config, step, worker)
             random = gather_objects(random_state(worker.device), worker)
             checkpoint = State(model, optimizer, random, facts_of(step, held_out_losses, recipe, config, data, worker))
         yield Report(step, num_steps, step * config.global_batch_size, metrics, checkpoint)
@@ -149,6 +150,20 @@ def summarize(recent: list[Tensor], step: int, worker: Worker) -> dict[str, floa
         )
     loss, norm = values.mean(dim=0).tolist()
     return {"loss": loss, "gradient_norm": norm}
+
+
+@torch.no_grad()
+def check_finite(
+    recipe: Recipe, model: nn.Module, batch: Batch, config: TrainConfig, step: int, worker: Worker
+) -> None:
+    """Refuse to save a model that has no finite loss any more: the loss of the next step would tell too late."""
+    with autocast(worker.device, config.precision):
+        loss = sample_losses(recipe, model, to_device(batch, worker.device)).mean()
+    if not mean_over_workers(loss, worker).isfinite():
+        raise TrainingError(
+            f"The training diverged at step {step}, whose update left no finite loss; nothing from that step on was saved; "
+            "try a lower --learning-rate, more --warmup-steps or a smaller --clip."
+        )
 
 
 def count_steps(config: TrainConfig, num_samples: int) -> int:

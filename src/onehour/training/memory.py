@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from onehour.config import TrainConfig
 from onehour.data.arrow import Rows
-from onehour.errors import InputError
-from onehour.recipe import Batch, Recipe, short_traceback
+from onehour.recipe import Batch, Recipe
 from onehour.training.device import autocast
 from onehour.training.loop import sample_losses
 
@@ -30,24 +29,13 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def estimate_memory(recipe: Recipe, config: TrainConfig, rows: Rows, micro_batch_size: int) -> Memory:
+def estimate_memory(recipe: Recipe, model: nn.Module, config: TrainConfig, rows: Rows, micro_batch_size: int) -> Memory:
     """The memory of a training step, from the forward pass of one sample: activations grow with the micro-batch.
 
     A mistake in the recipe's model or loss shows here, on the CPU and before any worker starts.
-
-    Raises:
-        InputError: the recipe fails; with the part of the traceback that is the recipe's own.
     """
-    try:
-        model = recipe.build_model()
-        with autocast(torch.device("cpu"), config.precision):
-            activations = kept_for_backward(recipe, model, rows[[0]]) * micro_batch_size
-    except InputError:
-        raise
-    except Exception as error:
-        if recipe.path is None:
-            raise
-        raise InputError(f"The recipe {recipe.path} fails:\n{short_traceback(error, recipe.path)}") from error
+    with autocast(torch.device("cpu"), config.precision):
+        activations = kept_for_backward(recipe, model, rows[[0]]) * micro_batch_size
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     moments = 2 if config.optimizer == "adamw" else bool(config.momentum)
     num_parameters = sum(p.numel() for p in model.parameters())

@@ -1,13 +1,16 @@
 """What a training is about to do, worked out before it does it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from onehour.config import TrainConfig
 from onehour.data.loader import num_micro_batches
 from onehour.data.prepare import Data
 from onehour.recipe import Recipe
+from onehour.training.checkpoint import check_order, load_model, read_facts
 from onehour.training.loop import count_steps
 from onehour.training.memory import Memory, estimate_memory
+from onehour.training.optim import build_optimizer
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,21 @@ class Plan:
     memory: Memory
 
 
-def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int) -> Plan:
-    """The plan of a training by `workers` workers.
+def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, start: Path | None) -> Plan:
+    """The plan of a training by `workers` workers, from the beginning or from the checkpoint `start`.
 
     Raises:
-        InputError: the batch does not divide by the workers, or the recipe's loss has the wrong shape. Errors in the
-            recipe's own code are raised as they are.
+        InputError: the batch does not divide by the workers, the loss has the wrong shape, or the checkpoint does not
+            fit. Errors in the recipe's own code are raised as they are.
     """
     accumulation = num_micro_batches(config, workers)
     micro_batch_size = config.global_batch_size // workers // accumulation
     num_steps = count_steps(config, len(data.train))
+    model = recipe.build_model()
+    build_optimizer(model, config)
+    if start:
+        check_order(read_facts(start), recipe, config, data, start)
+        load_model(model, start)
     return Plan(
         workers=workers,
         micro_batch_size=micro_batch_size,
@@ -44,5 +52,5 @@ def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int) -> 
         num_train=len(data.train),
         num_held_out=len(data.held_out),
         about=data.facts.get("about", recipe.name()),
-        memory=estimate_memory(recipe, config, data.train, micro_batch_size),
+        memory=estimate_memory(recipe, model, config, data.train, micro_batch_size),
     )

@@ -23,7 +23,7 @@ from torch import nn
 from onehour.config import ScaleConfig, TrainConfig
 from onehour.data.prepare import Data
 from onehour.errors import InputError, TrainingError
-from onehour.recipe import Recipe, recipe_from
+from onehour.recipe import Recipe, recipe_from, short_traceback
 from onehour.training.checkpoint import damage, load_model
 from onehour.training.loop import Report
 
@@ -99,8 +99,8 @@ class Run:
 
     def note_failure(self, error: Exception) -> None:
         """Write failure.json, unless another worker was first: what follows it is mostly its consequence."""
-        lines = traceback.format_exception(error)
-        content = {"kind": type(error).__name__, "message": str(error), "traceback": "".join(lines)}
+        told = short_traceback(error) or "".join(traceback.format_exception(error))
+        content = {"kind": type(error).__name__, "message": str(error), "traceback": told}
         try:
             with self.failure_file.open("x") as file:
                 json.dump(content, file)
