@@ -366,7 +366,7 @@ BROKEN = {  # what is replaced in the recipe, by what, and the last line of what
 def test_a_recipe_with_a_mistake_shows_its_own_short_traceback(run, tmp_path, kind):
     old, new, last = BROKEN[kind]
     assert old in MINE
-    path = tmp_path / f"{kind}.py"
+    path = tmp_path / f"{kind}_mistake.py"
     path.write_text(MINE.replace(old, new))
     result = run(f"train {path} --workers 0 --runs {tmp_path}")
     lines = result.err.strip().splitlines()

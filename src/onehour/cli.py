@@ -88,7 +88,7 @@ def fail(message: str, code: int) -> None:
         print(f"onehour: {message}", file=sys.stderr)
     if code == 130:
         sys.stderr.flush()
-        os._exit(code)  # a Ray of our own ends with this process; taking leave of its workers would take seconds
+        os._exit(code)  # not sys.exit: Ray's own leave-taking would wait for a trainer that is gone
     sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,11 +57,22 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise  # the trainer's thread still speaks with Ray, which ends with this process
+        # Not ray.shutdown: the trainer's thread still speaks with Ray, and would take this process down without a word.
+        # A Ray of our own notices within seconds that this process has gone; its workers must not write until then.
+        if not address:
+            end_workers()
+        raise
     except BaseException:
         ray.shutdown()
         raise
     ray.shutdown()
+
+
+def end_workers() -> None:
+    """Kill the worker processes of the Ray that this process started."""
+    node: Any = ray._private.worker._global_node
+    (raylet,) = node.all_processes["raylet"]
+    subprocess.run(["pkill", "-KILL", "-P", str(raylet.process.pid)], check=False)
 
 
 def stay_on_loopback() -> None:

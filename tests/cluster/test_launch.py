@@ -1,0 +1,127 @@
+"""Ray: what it cannot do is said before the work, what goes wrong in the work is told once, and a run goes on."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from onehour.cluster.launch import train_on_ray
+from onehour.cluster.preflight import room_on
+from onehour.config import ScaleConfig
+from onehour.data.prepare import prepare
+from onehour.errors import InputError, TrainingError
+from onehour.recipe import find_recipe
+from onehour.recipes.toy import Toy
+from onehour.training.run import create_run
+
+MINE = """
+from dataclasses import dataclass
+from onehour.recipes.toy import Toy
+
+@dataclass(frozen=True)
+class Mine(Toy):
+    fail_at: int = 0
+
+    def loss(self, model, batch):
+        CALLS.append(1)
+        if len(CALLS) == self.fail_at:
+            raise ArithmeticError("seven is not a number")
+        return super().loss(model, batch)
+
+CALLS = []
+"""
+
+
+def start(recipe, folder, workers, cpus=0.5, **changes):
+    config = dataclasses.replace(recipe.defaults(), num_steps=20, checkpoint_every=5, **changes)
+    run = create_run(folder, None, recipe.name())
+    scale = ScaleConfig(workers=workers, cpus_per_worker=cpus)
+    run.describe(recipe, config, scale, prepare(recipe))
+    return run, train_on_ray(recipe, config, scale, run)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "said"),
+    [
+        (99, 1, r"99 workers with 1 CPU core each do not fit on 1 node with 8 CPU cores .*; use --workers 8, or let"),
+        (1, 50, r"1 workers? with 50 CPU cores each do not fit .*; ask for less for each worker"),
+    ],
+)
+def test_workers_that_do_not_fit_are_refused_at_once(tmp_path, local_ray, workers, cpus, said):
+    _, rows = start(Toy(), tmp_path, workers, cpus)
+    with pytest.raises(InputError, match=said):
+        next(rows)
+
+
+def test_gpus_that_are_not_there_are_refused(tmp_path, local_ray):
+    run = create_run(tmp_path, None, "toy")
+    with pytest.raises(InputError, match=r"CPU core and a GPU each do not fit .* 0 GPUs in all"):
+        next(train_on_ray(Toy(), Toy().defaults(), ScaleConfig(workers=1, cpus_per_worker=1, gpu=True), run))
+
+
+@pytest.mark.parametrize(
+    ("node", "cpus", "gpu", "room"),
+    [({"CPU": 8}, 2, False, 4), ({"CPU": 0.3}, 0.1, False, 3), ({"CPU": 8, "GPU": 2}, 1, True, 2), ({}, 1, False, 0)],
+)
+def test_room_on_a_node(node, cpus, gpu, room):
+    assert room_on(node, cpus, gpu) == room
+
+
+def test_a_recipe_file_trains_where_the_file_is_not(tmp_path, local_ray):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    recipe = find_recipe(str(path))()
+    path.unlink()
+    run, rows = start(recipe, tmp_path, workers=1)
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert run.newest_checkpoint()[0] == run.checkpoint_at(20)
+
+
+def test_a_mistake_in_a_recipe_is_tried_once_more_and_then_shown_once(tmp_path, local_ray):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    _, rows = start(find_recipe(str(path))(fail_at=3), tmp_path, workers=1)
+    told = []
+    with pytest.raises(TrainingError) as error:
+        told.extend(row["warning"] for row in rows if "warning" in row)
+    assert str(error.value).count("ArithmeticError: seven is not a number") == 2  # its traceback, and the sentence
+    assert str(error.value).count(f'File "{path}"') <= 1
+    assert "train_on_ray" not in str(error.value)
+    assert len(told) <= 1
+
+
+def onehour(folder, *arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "onehour", "train", *arguments, f"--runs={folder}"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **options,
+    )  # fmt: skip
+
+
+def test_a_run_goes_on_at_another_number_of_workers_and_after_control_c(tmp_path):
+    """The command line with a Ray of its own: Ctrl-C, then --resume with one worker instead of two."""
+    first = onehour(
+        tmp_path, "digits", "--workers=2", "--cpus-per-worker=0.5", "--num-steps=100000", "--checkpoint-every=10",
+        "--schedule=constant", start_new_session=True,
+    )  # fmt: skip
+    checkpoints = tmp_path / "digits-1" / "checkpoints"
+    while not list(checkpoints.glob("step_*")) and first.poll() is None:
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGINT)
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 130, err
+    assert f"Stopped; go on with: onehour train --resume digits-1 --runs {tmp_path}" in err
+    assert "Traceback" not in out + err
+
+    done = max(int(path.name.partition("_")[2]) for path in checkpoints.glob("step_*"))
+    second = onehour(tmp_path, "--resume=digits-1", "--workers=1", f"--num-steps={done + 20}")
+    out, err = second.communicate(timeout=120)
+    assert (second.returncode, err) == (0, "")
+    rows = [json.loads(line) for line in (tmp_path / "digits-1" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == done + 20
+    assert Path(tmp_path / "digits-1" / "curve.png").stat().st_size > 1000
