@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -11,6 +14,8 @@ from onehour.config import TrainConfig
 from onehour.data.arrow import Rows
 from onehour.data.order import evaluation_ids, positions_of, sample_at, uniform
 from onehour.recipe import Batch, Recipe
+
+STEPS = 64  # steps whose order is worked out together
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,12 @@ class MicroBatches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         step, part = divmod(index, self.num_micro_batches)
-        share = positions_of(step, self.global_batch_size, self.rank, self.world_size)
-        size = len(share) // self.num_micro_batches
-        positions = share[part * size : (part + 1) * size]
-        batch = self.rows[sample_at(positions, len(self.rows), self.seed)]
+        size = self.global_batch_size // self.world_size // self.num_micro_batches
+        positions, ids = shares_of_steps(
+            step // STEPS, self.global_batch_size, self.rank, self.world_size, len(self.rows), self.seed
+        )
+        here = step % STEPS, slice(part * size, (part + 1) * size)
+        positions, batch = positions[here], self.rows[ids[here]]
         return self.recipe.augment(batch, lambda n: torch.from_numpy(uniform(positions, n, self.seed)))
 
     def steps(self, first: int, last: int, num_processes: int, pin_memory: bool) -> Iterator[list[Batch]]:
@@ -52,6 +59,19 @@ class MicroBatches(Dataset[Batch]):
         batches = iter(loader)
         for _ in range(first, last):
             yield [next(batches) for _ in range(self.num_micro_batches)]
+
+
+@lru_cache(maxsize=2)
+def shares_of_steps(
+    block: int, global_batch_size: int, rank: int, world_size: int, num_samples: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions and sample ids of a worker's shares in the steps from block * STEPS on: two (STEPS, share) arrays.
+
+    The order is a pure function, so working it out for many steps at once changes nothing but the time it takes.
+    """
+    steps = range(block * STEPS, (block + 1) * STEPS)
+    positions = np.stack([positions_of(step, global_batch_size, rank, world_size) for step in steps])
+    return positions, sample_at(positions.ravel(), num_samples, seed).reshape(positions.shape)
 
 
 def num_micro_batches(config: TrainConfig, world_size: int) -> int:
