@@ -88,7 +88,7 @@ def runs(tmp_path_factory):
     return runs
 
 
-def says(result, code, *words):
+def check_says(result, code, *words):
     """Assert that the command ended with this code and one sentence on the error output, which has these words."""
     assert result.code == code, result
     assert re.fullmatch(r"onehour: [^\n]+[.?!\w]\n", result.err), result.err
@@ -126,15 +126,15 @@ def test_help(run):
 
 
 def test_a_command_that_is_not_there(run):
-    says(run("trian toy"), 2, "'trian'", "train, generate, predict, show, doctor")
+    check_says(run("trian toy"), 2, "'trian'", "train, generate, predict, show, doctor")
 
 
 def test_a_recipe_that_is_not_there_names_near_ones(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(MINE)
-    says(run("train digist"), 2, "'digist'", "did you mean digits?")
-    says(run("train mien.py"), 2, "did you mean mine.py?")
-    says(run("train quux"), 2, "toy, digits, gpt")
+    check_says(run("train digist"), 2, "'digist'", "did you mean digits?")
+    check_says(run("train mien.py"), 2, "did you mean mine.py?")
+    check_says(run("train quux"), 2, "toy, digits, gpt")
 
 
 def test_an_option_that_is_not_there_or_ill_typed(run):
@@ -191,9 +191,9 @@ def test_a_value_out_of_range_that_only_the_work_would_find(run, runs, line, wor
 
 
 def test_no_recipe_and_no_run(run):
-    says(run("train --workers 0"), 2, "no recipe to train", "--resume RUN")
+    check_says(run("train --workers 0"), 2, "no recipe to train", "--resume RUN")
     for command in ("generate", "predict", "show"):
-        says(run(command), 2, f"such as: onehour {command} gpt-1")
+        check_says(run(command), 2, f"such as: onehour {command} gpt-1")
 
 
 # The text
@@ -205,19 +205,21 @@ def test_no_recipe_and_no_run(run):
 )
 def test_a_text_that_is_too_short(run, tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
-    says(run(f"train gpt --workers 0 --runs {tmp_path}/runs --text {tmp_path / name}"), 2, name, *words)
+    check_says(run(f"train gpt --workers 0 --runs {tmp_path}/runs --text {tmp_path / name}"), 2, name, *words)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_text_that_is_not_there_names_a_near_one(run, tmp_path):
     (tmp_path / "hamlet.txt").write_text("to be or not to be")
-    says(run(f"train gpt --workers 0 --text {tmp_path}/halmet.txt"), 2, "halmet.txt", "did you mean 'hamlet.txt'?")
+    check_says(
+        run(f"train gpt --workers 0 --text {tmp_path}/halmet.txt"), 2, "halmet.txt", "did you mean 'hamlet.txt'?"
+    )
 
 
 def test_a_parquet_without_the_column_names_those_there_are(run, tmp_path):
     pq.write_table(pa.table({"body": ["to be"] * 9, "year": list(range(9))}), tmp_path / "plays.parquet")
-    says(run(f"train gpt --workers 0 --text {tmp_path}/plays.parquet"), 2, "no column 'text'", "'body'")
-    says(run(f"train gpt --workers 0 --text {tmp_path}/plays.parquet --column year"), 2, "int64", "'body'")
+    check_says(run(f"train gpt --workers 0 --text {tmp_path}/plays.parquet"), 2, "no column 'text'", "'body'")
+    check_says(run(f"train gpt --workers 0 --text {tmp_path}/plays.parquet --column year"), 2, "int64", "'body'")
 
 
 def test_text_that_is_not_utf_8_trains_as_bytes_and_not_as_byte_pairs(run, tmp_path):
@@ -226,7 +228,7 @@ def test_text_that_is_not_utf_8_trains_as_bytes_and_not_as_byte_pairs(run, tmp_p
     )
     tiny = f"train gpt --workers 0 --runs {tmp_path} --depth 1 --context 16 --num-steps 1 --global-batch-size 2"
     assert run(f"{tiny} --text {tmp_path}/latin.txt").code == 0
-    says(run(f"{tiny} --text {tmp_path}/latin.txt --vocab-size 300"), 2, "not UTF-8", "leave out --vocab-size")
+    check_says(run(f"{tiny} --text {tmp_path}/latin.txt --vocab-size 300"), 2, "not UTF-8", "leave out --vocab-size")
 
 
 # Sizes and places
@@ -239,36 +241,36 @@ def test_a_batch_that_does_not_divide_names_the_nearest_that_do():
 
 def test_torchrun_and_ray_at_once(run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    says(run("train toy --workers 2"), 2, "torchrun", "--workers 0")
+    check_says(run("train toy --workers 2"), 2, "torchrun", "--workers 0")
 
 
 def test_a_name_in_use_and_one_that_is_none(run, runs):
     before = (runs / "toy" / "config.json").read_bytes()
-    says(run(f"train toy --workers 0 --runs {runs} --name toy"), 2, "--resume toy", "--name")
+    check_says(run(f"train toy --workers 0 --runs {runs} --name toy"), 2, "--resume toy", "--name")
     assert (runs / "toy" / "config.json").read_bytes() == before
-    says(run(f"train toy --workers 0 --runs {runs} --name ../toy"), 2, "'../toy'")
+    check_says(run(f"train toy --workers 0 --runs {runs} --name ../toy"), 2, "'../toy'")
 
 
 def test_a_run_that_is_not_there(run, runs):
     for line in ("train --resume tyo --workers 0", "show tyo", "predict tyo", "generate tyo"):
-        says(run(f"{line} --runs {runs}"), 2, "no run tyo", "gpt, toy")
-    says(run("show tyo --runs nowhere"), 2, "there is none")
+        check_says(run(f"{line} --runs {runs}"), 2, "no run tyo", "gpt, toy")
+    check_says(run("show tyo --runs nowhere"), 2, "there is none")
 
 
 def test_a_folder_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").touch()
-    says(run(f"train toy --workers 0 --runs {tmp_path}/file/runs"), 2, "Not a directory", "--runs")
+    check_says(run(f"train toy --workers 0 --runs {tmp_path}/file/runs"), 2, "Not a directory", "--runs")
 
 
 def test_a_cache_that_cannot_be_written(run, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", f"{tmp_path}/file/cache")
-    says(run(f"train toy --workers 0 --runs {tmp_path}"), 2, "XDG_CACHE_HOME")
+    check_says(run(f"train toy --workers 0 --runs {tmp_path}"), 2, "XDG_CACHE_HOME")
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU")
 def test_a_device_that_is_not_there(run, tmp_path):
-    says(run(f"train toy --workers 0 --device cuda --runs {tmp_path}"), 2, "--device cuda", "cpu")
+    check_says(run(f"train toy --workers 0 --device cuda --runs {tmp_path}"), 2, "--device cuda", "cpu")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -288,9 +290,11 @@ def test_a_checkpoint_of_another_recipe_order_or_size(run, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     here = f"--workers 0 --runs {tmp_path}"
     assert run(f"train {tmp_path}/mine.py {here} --name mine").code == 0
-    says(run(f"train digits --resume mine {here}"), 2, "trains the recipe mine, not digits")
-    says(run(f"train --resume mine {here} --num-steps 9 --hidden 9"), 2, "of another model", "(8,)", "(9,)")
-    says(run(f"train --resume mine {here} --num-steps 9 --global-batch-size 4"), 2, "global_batch_size 2", "order")
+    check_says(run(f"train digits --resume mine {here}"), 2, "trains the recipe mine, not digits")
+    check_says(run(f"train --resume mine {here} --num-steps 9 --hidden 9"), 2, "of another model", "(8,)", "(9,)")
+    check_says(
+        run(f"train --resume mine {here} --num-steps 9 --global-batch-size 4"), 2, "global_batch_size 2", "order"
+    )
 
 
 def test_a_resume_that_is_refused_changes_nothing(run, tmp_path):
@@ -306,7 +310,7 @@ def test_a_training_that_diverges_names_the_step_and_goes_on_from_the_last_good_
     toy = f"--workers 0 --runs {tmp_path}"
     assert run(f"train toy {toy} --num-steps 4").code == 0
     result = run(f"train --resume toy-1 {toy} --num-steps 12 --learning-rate 1e38 --checkpoint-every 4")
-    says(result, 1, "diverged at step 6", "lower --learning-rate")
+    check_says(result, 1, "diverged at step 6", "lower --learning-rate")
     assert [path.name for path in (tmp_path / "toy-1" / "checkpoints").iterdir()] == ["step_0000004"]
     assert rows(tmp_path / "toy-1")[-1]["step"] == 5
     assert run(f"train --resume toy-1 {toy} --learning-rate 0.1").code == 0
@@ -317,7 +321,7 @@ def test_a_checkpoint_never_holds_weights_that_are_not_finite(run, tmp_path):
     toy = f"--workers 0 --runs {tmp_path}"
     assert run(f"train toy {toy} --num-steps 2").code == 0
     result = run(f"train --resume toy-1 {toy} --num-steps 9 --learning-rate 1e38 --checkpoint-every 1")
-    says(result, 1, "diverged at step 3")
+    check_says(result, 1, "diverged at step 3")
     assert run(f"train --resume toy-1 {toy} --learning-rate 0.1").code == 0
 
 
@@ -391,21 +395,21 @@ def test_a_recipe_with_a_mistake_shows_its_own_short_traceback(run, tmp_path, ki
 def test_a_recipe_that_is_none(run, tmp_path, old, new, words):
     path = tmp_path / "mine.py"
     path.write_text(MINE[:-1] + new if old == MINE[-1:] else MINE.replace(old, new))
-    says(run(f"train {path} --workers 0 --runs {tmp_path}/runs"), 2, *words)
+    check_says(run(f"train {path} --workers 0 --runs {tmp_path}/runs"), 2, *words)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_recipe_file_that_is_no_text(run, tmp_path):
     (tmp_path / "mine.py").write_bytes(b"\xff\xfe")
-    says(run(f"train {tmp_path}/mine.py --workers 0"), 2, "mine.py")
+    check_says(run(f"train {tmp_path}/mine.py --workers 0"), 2, "mine.py")
 
 
 def test_prepare_that_writes_no_samples_or_returns_no_facts(run, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(MINE.replace('("train", "held_out")', '("train",)'))
-    says(run(f"train {path} --workers 0 --runs {tmp_path}"), 2, "held_out.arrow", "prepare")
+    check_says(run(f"train {path} --workers 0 --runs {tmp_path}"), 2, "held_out.arrow", "prepare")
     path.write_text(MINE.replace('return {"about": "four points"}', "return None"))
-    says(run(f"train {path} --workers 0 --runs {tmp_path}"), 2, "prepare", "dict")
+    check_says(run(f"train {path} --workers 0 --runs {tmp_path}"), 2, "prepare", "dict")
 
 
 # What a trained model does
@@ -420,8 +424,8 @@ def test_generate(run, runs):
 
 
 def test_what_a_model_does_not_do(run, runs):
-    says(run(f"generate toy --runs {runs}"), 2, "does not generate text", "onehour predict")
-    says(run(f"predict gpt --runs {runs}"), 2, "does not predict", "onehour generate")
+    check_says(run(f"generate toy --runs {runs}"), 2, "does not generate text", "onehour predict")
+    check_says(run(f"predict gpt --runs {runs}"), 2, "does not predict", "onehour generate")
 
 
 def test_predict(run, runs, tmp_path):
@@ -445,12 +449,12 @@ def test_predict_what_cannot_be(run, runs, tmp_path):
     pq.write_table(pa.table({"points": [[1.0, 2.0]]}), tmp_path / "other.parquet")
     pq.write_table(pa.table({"label": [1]}), tmp_path / "label.parquet")
     (tmp_path / "text.parquet").write_text("to be")
-    says(run(f"{predict} --input {tmp_path}/none.parquet"), 2, "There is no file", "none.parquet")
-    says(run(f"{predict} --input {tmp_path}/other.parquet"), 2, "points", "features, label")
-    says(run(f"{predict} --input {tmp_path}/label.parquet"), 2, "column 'features'", "only label")
-    says(run(f"{predict} --input {tmp_path}/text.parquet"), 2, "cannot be read")
-    says(run(f"{predict} --output {tmp_path}/said.csv"), 2, "said.parquet")
-    says(run(f"{predict} --output {tmp_path}/nowhere/said.parquet"), 2, "No such file or directory", "--output")
+    check_says(run(f"{predict} --input {tmp_path}/none.parquet"), 2, "There is no file", "none.parquet")
+    check_says(run(f"{predict} --input {tmp_path}/other.parquet"), 2, "points", "features, label")
+    check_says(run(f"{predict} --input {tmp_path}/label.parquet"), 2, "column 'features'", "only label")
+    check_says(run(f"{predict} --input {tmp_path}/text.parquet"), 2, "cannot be read")
+    check_says(run(f"{predict} --output {tmp_path}/said.csv"), 2, "said.parquet")
+    check_says(run(f"{predict} --output {tmp_path}/nowhere/said.parquet"), 2, "No such file or directory", "--output")
 
 
 def test_show(run, runs):
@@ -466,13 +470,13 @@ def test_show(run, runs):
 def test_show_a_run_that_has_told_nothing(run, runs, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "config.json").write_bytes((runs / "toy" / "config.json").read_bytes())
-    says(run(f"show new --runs {tmp_path}"), 2, "nothing yet")
-    says(run(f"predict new --runs {tmp_path}"), 2, "no good checkpoint", "--resume new")
+    check_says(run(f"show new --runs {tmp_path}"), 2, "nothing yet")
+    check_says(run(f"predict new --runs {tmp_path}"), 2, "no good checkpoint", "--resume new")
 
 
 def test_doctor_tells_trouble(run, tmp_path):
     (tmp_path / "file").touch()
     result = run(f"doctor --runs {tmp_path}/file/runs")
-    says(result, 1, "lines that begin with !")
+    check_says(result, 1, "lines that begin with !")
     assert "\n! runs " in result.out
     assert "onehour" in result.out

@@ -112,9 +112,16 @@ def split_documents(sources: Sequence[Source], column: str = "text") -> tuple[It
             train = read_documents(sources, column, keep=lambda name: not is_held_out(name))
             return train, read_documents(sources, column, keep=is_held_out)
     return (
-        (text[: len(text) * 9 // 10] for text in read_documents(sources, column)),
-        (text[len(text) * 9 // 10 :] for text in read_documents(sources, column)),
+        (text[: character_at(text, len(text) * 9 // 10)] for text in read_documents(sources, column)),
+        (text[character_at(text, len(text) * 9 // 10) :] for text in read_documents(sources, column)),
     )
+
+
+def character_at(text: bytes, place: int) -> int:
+    """The place where the UTF-8 character begins that `place` lies in: text is cut between characters."""
+    while place < len(text) and place > 0 and text[place] & 0xC0 == 0x80:
+        place -= 1
+    return place
 
 
 def is_held_out(name: str) -> bool:

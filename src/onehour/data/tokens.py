@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from onehour.data.text import character_at
 from onehour.errors import InputError
 
 NUM_BYTES = 256
@@ -82,11 +83,11 @@ def train_byte_pairs(documents: Iterable[bytes], vocab_size: int, path: Path) ->
 
 
 def first_bytes(documents: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    """Documents until they have `limit` bytes together; the last one may be cut."""
+    """Documents until they have `limit` bytes together; the last one may be cut, between two characters."""
     for document in documents:
         if limit <= 0:
             return
-        yield document[:limit]
+        yield document[: character_at(document, limit)]
         limit -= len(document)
 
 
