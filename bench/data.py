@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from runs import ratio
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +22,7 @@ from onehour.data.loader import MicroBatches
 from onehour.data.prepare import prepare
 from onehour.recipes.gpt import GPTRecipe
 from onehour.training.loop import train
+from watch import ratio
 
 BATCH = 64
 

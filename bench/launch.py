@@ -8,7 +8,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from runs import TORCHRUN, Timed, ratio, timed
+from watch import TORCHRUN, Timed, ratio, timed
 
 OPTIONS = ["--num-steps=20", "--log-every=1", "--evaluate-every=None"]
 

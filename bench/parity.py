@@ -8,7 +8,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from runs import TORCHRUN, Timed, ratio, timed
+from watch import TORCHRUN, Timed, ratio, timed
 
 OPTIONS = [
     "--num-steps=400",
