@@ -26,7 +26,7 @@ bench: .venv/dev
 	$(BIN)/python bench/launch.py
 
 .venv/run: pyproject.toml requirements.lock
-	@echo "Setting up .venv: about a minute, and 300 MB to download (2 GB more where torch brings CUDA) ..."
+	@echo "Setting up .venv: about a minute, and some 500 MB to download (3 GB where torch brings CUDA) ..."
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onehour needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(PIP) --editable '.[all]'

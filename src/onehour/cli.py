@@ -131,7 +131,7 @@ def train(arguments: Sequence[str]) -> None:
         for row in drive(recipe, config, scale, run):
             progress.show(row)
     except KeyboardInterrupt:
-        fail(f"Stopped; go on with: onehour train --resume {run.name}{elsewhere(run)}", 130)
+        fail(f"Stopped; go on with: {this_command()} train --resume {run.name}{elsewhere(run)}", 130)
     finish(run)
 
 
@@ -221,7 +221,14 @@ def finish(run: "Run") -> None:
     print(f"memory     {in_bytes(peak)} at its peak in the worker of rank 0")
     print(f"run        {run.folder}")
     print(f"curve      {curve}")
-    print(f"try next   onehour {recipe.next_command} {run.name}{elsewhere(run)}")
+    print(f"try next   {this_command()} {recipe.next_command} {run.name}{elsewhere(run)}")
+
+
+def this_command() -> str:
+    """How to call this command line: onehour, or what was called where the shell would not find that."""
+    if shutil.which("onehour"):
+        return "onehour"
+    return "python -m onehour" if sys.argv[0].endswith("__main__.py") else os.path.relpath(sys.argv[0])
 
 
 def elsewhere(run: "Run") -> str:
