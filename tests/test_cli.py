@@ -424,8 +424,8 @@ def test_generate(run, runs):
 
 
 def test_what_a_model_does_not_do(run, runs):
-    check_says(run(f"generate toy --runs {runs}"), 2, "does not generate text", "onehour predict")
-    check_says(run(f"predict gpt --runs {runs}"), 2, "does not predict", "onehour generate")
+    check_says(run(f"generate toy --runs {runs}"), 2, "has no generate", "onehour predict RUN")
+    check_says(run(f"predict gpt --runs {runs}"), 2, "has no predict", "onehour generate RUN")
 
 
 def test_predict(run, runs, tmp_path):

@@ -126,6 +126,8 @@ def train(arguments: Sequence[str]) -> None:
     run = run or create_run(scale.runs, scale.name, recipe.name())
     run.describe(recipe, config, scale, data)
     print(plan_text(plan, recipe, config, place(scale, world_size), run.folder), flush=True)
+    if scale.resume:
+        print(f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True)
     progress = Progress(recipe, config)
     try:
         for row in drive(recipe, config, scale, run):
@@ -221,7 +223,7 @@ def finish(run: "Run") -> None:
     print(f"memory     {in_bytes(peak)} at its peak in the worker of rank 0")
     print(f"run        {run.folder}")
     print(f"curve      {curve}")
-    print(f"try next   {this_command()} {recipe.next_command} {run.name}{elsewhere(run)}")
+    print(f"try next   {this_command()} {recipe.next_command()} {run.name}{elsewhere(run)}")
 
 
 def this_command() -> str:

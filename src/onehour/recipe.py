@@ -50,7 +50,6 @@ class Recipe(ABC):
 
     source: ClassVar[str | None] = None  # the text of the file, for a recipe that is not part of the package
     path: ClassVar[str | None] = None  # and where it was read
-    next_command: ClassVar[str] = "predict"  # what one does with a trained model
 
     def defaults(self) -> TrainConfig:
         """How this recipe is trained when nothing else is said."""
@@ -97,19 +96,24 @@ class Recipe(ABC):
 
     def predict(self, model: "nn.Module", batch: "Batch") -> "dict[str, Tensor]":
         """Columns of predictions for a batch, each (B, ...), for `onehour predict`."""
-        raise InputError(f"The recipe {self.name()} does not predict; try: onehour generate RUN.")
+        raise InputError(f"The recipe {self.name()} has no predict; try: onehour {self.next_command()} RUN.")
 
     def generate(
         self, model: "nn.Module", folder: Path, prompt: str, *, num_tokens: int, temperature: float,
         top_k: int | None, seed: int,
     ) -> "Iterator[str]":  # fmt: skip
         """Continue `prompt`, piece by piece, for `onehour generate`; `folder` holds what `prepare` wrote."""
-        raise InputError(f"The recipe {self.name()} does not generate text; try: onehour predict RUN.")
+        raise InputError(f"The recipe {self.name()} has no generate; try: onehour {self.next_command()} RUN.")
 
     def closing_words(self, model: "nn.Module", folder: Path, metrics: dict[str, float], facts: dict[str, Any]) -> str:
         """What to show of the trained model at the end of a run; `metrics` is the last report."""
         held_out = {n.removeprefix("held_out_"): v for n, v in metrics.items() if n.startswith("held_out_")}
         return "held out   " + ", ".join(f"{name} {value:.4f}" for name, value in held_out.items())
+
+    def next_command(self) -> str:
+        """What one does with a trained model: what this recipe defines of predict and generate, or show."""
+        defined = (name for name in ("predict", "generate") if getattr(type(self), name) is not getattr(Recipe, name))
+        return next(defined, "show")
 
     @classmethod
     def name(cls) -> str:
@@ -146,7 +150,8 @@ def find_recipe(name: str) -> type[Recipe]:
     hint = (
         f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}, or the path of a .py file."
     )
-    raise InputError(f"There is no recipe {name!r}; {hint}")
+    what = f"file {path.absolute()}" if path.suffix == ".py" else repr(name)
+    raise InputError(f"There is no recipe {what}; {hint}")
 
 
 def recipe_class(stem: str, source: str, path: str) -> type[Recipe]:

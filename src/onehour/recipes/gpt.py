@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ SEPARATOR = b"\0"  # stands after each document
 @dataclass(frozen=True)
 class GPTRecipe(Recipe):
     """A language model on any text, from scratch."""
-
-    next_command: ClassVar[str] = "generate"
 
     depth: int = 2
     """Layers; width, heads and learning rate follow from it."""
