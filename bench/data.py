@@ -59,6 +59,7 @@ def compare(ours: Callable[[], Iterator[object]], theirs: Callable[[], Iterator[
 
 
 def main() -> None:
+    """Measure and print."""
     torch.set_num_threads(1)
     recipe = GPTRecipe()
     rows, config = prepare(recipe).train, recipe.defaults()

@@ -14,6 +14,7 @@ OPTIONS = ["--num-steps=20", "--log-every=1", "--evaluate-every=None"]
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
