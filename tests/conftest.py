@@ -22,7 +22,7 @@ def local_ray():
     """A Ray on this machine with 8 CPUs, more than it has: these tests are about results, not speed."""
     import ray
 
-    from onehour.cluster.launch import stay_on_loopback
+    from onehour.cluster.connect import stay_on_loopback
 
     stay_on_loopback()
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

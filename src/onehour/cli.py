@@ -123,9 +123,10 @@ def train(arguments: Sequence[str]) -> None:
     if rank > 0:
         train_beside_rank_0(recipe, config, start)
         return
+    where = place(scale, world_size)
     run = run or create_run(scale.runs, scale.name, recipe.name())
     run.describe(recipe, config, scale, data)
-    print(plan_text(plan, recipe, config, place(scale, world_size), run.folder), flush=True)
+    print(plan_text(plan, recipe, config, where, run.folder), flush=True)
     if scale.resume:
         print(f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True)
     progress = Progress(recipe, config)
@@ -181,7 +182,9 @@ def place(scale: ScaleConfig, world_size: int) -> str:
     if scale.workers == 0:
         return "this process, without Ray"
     each = f"{scale.workers or 1} on Ray" + (", a GPU each" if scale.gpu else "")
-    address = scale.address or os.environ.get("RAY_ADDRESS")
+    from onehour.cluster.address import cluster_address
+
+    address = cluster_address(scale.address)
     return f"{each}, on the cluster at {address}" if address else f"{each}, on this machine"
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from onehour.cli import main
+from onehour.cluster import address
 from onehour.cluster.launch import train_on_ray
 from onehour.cluster.preflight import room_on
 from onehour.config import ScaleConfig
@@ -71,6 +73,24 @@ def test_gpus_that_are_not_there_are_refused(tmp_path, local_ray):
 )
 def test_room_on_a_node(node, cpus, gpu, room):
     assert room_on(node, cpus, gpu) == room
+
+
+@pytest.mark.parametrize(
+    ("asked", "note", "said"),
+    [
+        ("auto", None, "No Ray cluster was started on this machine; start one by: ray start --head"),
+        ("auto", "127.0.0.1:1", "No Ray cluster answers at 127.0.0.1:1; start one there"),
+        ("ray://127.0.0.1:1", None, "No Ray cluster answers at ray://127.0.0.1:1; start one there"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_refused_before_there_is_a_run(tmp_path, monkeypatch, capsys, asked, note, said):
+    monkeypatch.setattr(address, "RAY_NOTE", tmp_path / "note")
+    if note:
+        (tmp_path / "note").write_text(note)
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "toy", f"--address={asked}", f"--runs={tmp_path}"])
+    assert capsys.readouterr().err.startswith(f"onehour: {said}")
+    assert not (tmp_path / "toy-1").exists()
 
 
 def test_a_recipe_file_trains_where_the_file_is_not(tmp_path, local_ray):

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from onehour.cluster.address import answers
 from onehour.errors import InputError
 from onehour.show import doctor
-from onehour.show.doctor import GB, Finding, answers, examine
+from onehour.show.doctor import GB, Finding, examine
 
 
 @pytest.fixture

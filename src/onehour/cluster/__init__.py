@@ -1,1 +1,1 @@
-"""Ray: the only wing that imports it."""
+"""Ray: the only wing that imports it, and address.py does not."""

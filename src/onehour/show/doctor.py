@@ -2,7 +2,6 @@
 
 import os
 import platform
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import disk_usage
 
+from onehour.cluster.address import RAY_NOTE, answers
 from onehour.data.prepare import cache_folder
 from onehour.data.text import standard_library
 from onehour.errors import InputError
@@ -23,7 +23,6 @@ EXTRAS = {
     "sklearn": ("digits", "onehour train digits has no images", "scikit-learn"),
     "tokenizers": ("bpe", "onehour train gpt --vocab-size has nothing to learn byte pairs with", "tokenizers"),
 }
-RAY_NOTE = Path("/tmp/ray/ray_current_cluster")  # where Ray notes the address of a cluster started on this machine
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def ray_clusters() -> Iterator[Finding]:
         if answers(address):
             yield Finding("cluster", f"a Ray cluster runs here at {address}: --address auto joins it")
         else:
-            reason = f"{RAY_NOTE} names a cluster that has ended ({address}), and --address auto would wait for it"
+            reason = f"{RAY_NOTE} names a cluster that has ended ({address}), so --address auto finds nothing"
             yield Finding("cluster", f"{reason}; remove that file.", True)
     if (token := Path.home() / ".ray" / "auth_token").is_file():
         yield Finding(
@@ -182,18 +181,6 @@ def ray_clusters() -> Iterator[Finding]:
             f"{token} is there, so a cluster that is started here with ray start asks for it; give every machine and "
             "client that joins the same token, and set RAY_AUTH_MODE=token there.",
         )
-
-
-def answers(address: str) -> bool:
-    """Whether something listens at host:port. What is not of that form, such as auto, is not tried."""
-    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if not (host and port.isdigit()):
-        return True
-    try:
-        socket.create_connection((host, int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def text() -> Finding:
