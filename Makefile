@@ -39,7 +39,7 @@ bench: .venv/dev
 # In an environment of its own, so that nothing installed by hand gets in. A build tag such as +cpu is left out.
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet 'torch==2.13.0' 'ray[train,tune]==2.60.0' --editable '.[dev]'
+	.venv-lock/bin/pip install --quiet 'torch==2.13.0' 'ray[default,train,tune]==2.60.0' --editable '.[dev]'
 	.venv-lock/bin/pip freeze --exclude-editable | sed 's/ @ .*//; s/+cpu$$//' > requirements.lock
 	rm -rf .venv-lock
 

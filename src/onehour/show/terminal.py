@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from onehour.config import TrainConfig
 from onehour.recipe import Recipe
 from onehour.show.table import words
 from onehour.training.plan import Plan
+
+QUIET_SECONDS = 10
 
 
 def plan_text(plan: Plan, recipe: Recipe, config: TrainConfig, place: str, folder: Path) -> str:
@@ -21,7 +24,8 @@ def plan_text(plan: Plan, recipe: Recipe, config: TrainConfig, place: str, folde
         "data": f"{plan.about}: {plan.num_train:,} samples{units} to train on, {plan.num_held_out:,} held out",
         "batch": f"{config.global_batch_size:,} samples = {count(plan.workers, 'worker')} x {plan.micro_batch_size:,}"
         f" x {plan.accumulation} accumulated",
-        "steps": f"{plan.num_steps:,}, which is {count(plan.num_epochs, 'epoch')}",
+        "steps": f"{plan.num_steps:,}, which is {count(plan.num_epochs, 'epoch')}"
+        + (f"; {min(config.warmup_steps, plan.num_steps):,} of them warm up" if config.warmup_steps else ""),
         "memory": f"about {in_bytes(memory.total)} a worker, beside some 300 MB for Python and torch: weights "
         f"{in_bytes(memory.weights)}, gradients {in_bytes(memory.gradients)}, {config.optimizer} "
         f"{in_bytes(memory.optimizer)}, activations {in_bytes(memory.activations)}",
@@ -47,13 +51,14 @@ def in_bytes(number: float) -> str:
 class Progress:
     """A live line that is drawn over and over; evaluations and warnings leave a line behind.
 
-    Where the output is no terminal there is no live line, only what stays.
+    Where the output is no terminal there is no live line, but a line that stays every ten seconds.
     """
 
     def __init__(self, recipe: Recipe, config: TrainConfig) -> None:
         self.unit, self.size = recipe.unit()
         self.batch = config.global_batch_size
         self.live = sys.stdout.isatty()
+        self.told = time.monotonic()
 
     def show(self, row: dict[str, Any]) -> None:
         """Show a row of metrics.jsonl, or {"warning": ...}."""
@@ -68,6 +73,8 @@ class Progress:
             # Cut, as a line that wraps could not be drawn over; and from the left edge, so that what comes next,
             # the sentence of an error say, does not stand behind it.
             print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\033[K\r", end="", flush=True)
+        elif time.monotonic() - self.told > QUIET_SECONDS:
+            self.leave(self.line(row))
 
     def line(self, row: dict[str, Any]) -> str:
         """Step, loss and speed."""
@@ -77,6 +84,7 @@ class Progress:
 
     def leave(self, line: str) -> None:
         """Print a line that stays, in place of the live one."""
+        self.told = time.monotonic()
         print(f"\r{line}\033[K" if self.live else line, flush=True)
 
 
