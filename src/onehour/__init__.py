@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from onehour.models.sampling import generate
     from onehour.recipe import Recipe, find_recipe
     from onehour.training.evaluate import evaluate
+    from onehour.training.interrupt import stop_requests
+    from onehour.training.keep import keep
     from onehour.training.loop import Report, train
     from onehour.training.optim import build_optimizer, learning_rate_at
     from onehour.training.parallel import parallelize
-    from onehour.training.run import Run, create_run, keep, open_run
+    from onehour.training.run import Run, create_run, open_run
 
 HOME = {
     "MLP": "models.mlp", "CNN": "models.cnn",
@@ -31,8 +33,8 @@ HOME = {
     "Recipe": "recipe", "find_recipe": "recipe", "TrainConfig": "config", "train": "training.loop",
     "Report": "training.loop", "build_optimizer": "training.optim", "learning_rate_at": "training.optim",
     "evaluate": "training.evaluate", "InputError": "errors", "TrainingError": "errors",
-    "Run": "training.run", "create_run": "training.run", "open_run": "training.run", "keep": "training.run",
-    "parallelize": "training.parallel", "ScaleConfig": "config",
+    "Run": "training.run", "create_run": "training.run", "open_run": "training.run", "keep": "training.keep",
+    "stop_requests": "training.interrupt", "parallelize": "training.parallel", "ScaleConfig": "config",
     "GPT": "models.gpt", "GPTConfig": "models.gpt", "generate": "models.sampling",
 }  # fmt: skip
 __all__ = list(HOME)

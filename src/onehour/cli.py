@@ -1,4 +1,4 @@
-"""The command line: onehour train · generate · predict · show · doctor.
+"""The command line: onehour train · generate · predict · show · audit · doctor.
 
 Options come from the dataclasses in config.py and from the fields of the recipe. torch and ray are imported by the
 command that needs them, so that help answers at once.
@@ -30,6 +30,7 @@ usage: onehour COMMAND ...
   generate RUN      continue a prompt with a trained language model
   predict RUN       predict the held-out samples, or those of an Arrow or Parquet file
   show RUN          the losses and the configuration of a run
+  audit RUN         prove which samples a run has trained (after: train --audit)
   doctor            what this machine has, and what would not work here
 
 onehour COMMAND --help has the options of each. To begin:
@@ -63,7 +64,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         return
-    commands = {"train": train, "generate": generate, "predict": predict, "show": show, "doctor": doctor}
+    commands = {
+        "train": train,
+        "generate": generate,
+        "predict": predict,
+        "show": show,
+        "audit": audit,
+        "doctor": doctor,
+    }
     try:
         if arguments[0] not in commands:
             raise InputError(f"There is no command {arguments[0]!r}; there are {', '.join(commands)}.")
@@ -111,30 +119,37 @@ def train(arguments: Sequence[str]) -> None:
     from onehour.data.prepare import prepare
     from onehour.show.terminal import Progress, plan_text
     from onehour.training.device import find_device
-    from onehour.training.plan import make_plan
+    from onehour.training.keep import check_room
+    from onehour.training.plan import make_plan, usable_sizes
     from onehour.training.run import create_run, open_run
 
+    sizes = usable_sizes(config, scale) if scale.workers != 0 else []
     run = open_run(scale.runs, scale.resume) if scale.resume else None
     start = run.newest_checkpoint()[0] if run else None
     data = prepare(recipe)
-    plan = make_plan(recipe, config, data, scale.workers or world_size, start)
+    plan = make_plan(recipe, config, data, max(sizes, default=world_size), start)
     if scale.workers == 0:
         find_device(config.device)
     if rank > 0:
         train_beside_rank_0(recipe, config, start)
         return
-    where = place(scale, world_size)
+    where = place(config, scale, world_size)
+    check_room(scale.runs, plan.checkpoint_bytes, config.keep or 1)
     run = run or create_run(scale.runs, scale.name, recipe.name())
     run.describe(recipe, config, scale, data)
     print(plan_text(plan, recipe, config, where, run.folder), flush=True)
     if scale.resume:
         print(f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True)
-    progress = Progress(recipe, config)
+    progress, row = Progress(recipe, config), {}
+    go_on = f"go on with: {this_command()} train --resume {run.name}{elsewhere(run)}"
     try:
-        for row in drive(recipe, config, scale, run):
-            progress.show(row)
+        with run.lock():
+            for row in drive(recipe, config, scale, run):
+                progress.show(row)
     except KeyboardInterrupt:
-        fail(f"Stopped; go on with: {this_command()} train --resume {run.name}{elsewhere(run)}", 130)
+        fail(f"Stopped; {go_on}", 130)
+    if row.get("interrupted"):
+        fail(f"Stopped after step {row['step']:,}, which is saved; {go_on}", 130)
     finish(run)
 
 
@@ -175,16 +190,18 @@ def parse_train(recipe: Recipe, config: TrainConfig, arguments: Sequence[str], c
     return parse(options, arguments, command)
 
 
-def place(scale: ScaleConfig, world_size: int) -> str:
+def place(config: TrainConfig, scale: ScaleConfig, world_size: int) -> str:
     """Where the workers run, in words."""
     if world_size > 1:
         return f"{world_size} processes of torchrun"
     if scale.workers == 0:
         return "this process, without Ray"
-    each = f"{scale.workers or 1} on Ray" + (", a GPU each" if scale.gpu else "")
     from onehour.cluster.address import cluster_address
+    from onehour.training.plan import usable_sizes
 
     address = cluster_address(scale.address)
+    sizes = " or ".join(str(size) for size in usable_sizes(config, scale))
+    each = f"{sizes} on Ray" + (", a GPU each" if scale.gpu else "")
     return f"{each}, on the cluster at {address}" if address else f"{each}, on this machine"
 
 
@@ -195,21 +212,25 @@ def drive(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: "Run") -
 
         yield from train_on_ray(recipe, config, scale, run)
         return
+    from onehour.training.interrupt import stop_requests
+    from onehour.training.keep import keep, to_row
     from onehour.training.loop import train
-    from onehour.training.run import keep, to_row
 
     start, warnings = run.newest_checkpoint()
     yield from ({"warning": warning} for warning in warnings)
-    for report in keep(train(recipe, config, start), run):
-        yield to_row(report)
+    with stop_requests() as wish:
+        for report in keep(train(recipe, config, start, wish.is_set), run, config.keep):
+            yield to_row(report)
 
 
 def train_beside_rank_0(recipe: Recipe, config: TrainConfig, start: Path | None) -> None:
     """Take part in the training of rank 0, which says and keeps everything."""
     from onehour.training import loop
+    from onehour.training.interrupt import stop_requests
 
-    for _ in loop.train(recipe, config, start):
-        pass
+    with stop_requests() as wish:
+        for _ in loop.train(recipe, config, start, wish.is_set):
+            pass
 
 
 def finish(run: "Run") -> None:
@@ -293,6 +314,26 @@ def show(arguments: Sequence[str]) -> None:
     print(f"run        {run.folder}")
     with contextlib.suppress(OSError):  # a run that one may read and not write has its terminal curve
         print(f"curve      {save_curve(rows, run.name, run.folder / 'curve.png')}")
+
+
+def audit(arguments: Sequence[str]) -> None:
+    """onehour audit RUN: whether every sample of every epoch was trained once; exit code 1 if not."""
+    name, options = run_and_options(ShowConfig, arguments, "audit")
+    from onehour.show.account import account_text
+    from onehour.training.checkpoint import read_facts
+    from onehour.training.record import examine, read_record
+    from onehour.training.run import open_run
+
+    run = open_run(options.runs, name)
+    attempts = read_record(run.audit_file)
+    checkpoint, _ = run.newest_checkpoint()
+    if checkpoint is None:
+        raise InputError(f"The run {run.name} has no good checkpoint yet, so there is nothing to account for.")
+    facts = read_facts(checkpoint)
+    account = examine(attempts, facts["attempt"], facts["step"])
+    print(account_text(account))
+    if account.wrong or account.lost or account.twice:
+        raise TrainingError(f"The record of {run.name} does not prove that every sample was trained once.")
 
 
 def doctor(arguments: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ torch or ray, so that reading the options costs nothing.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,18 @@ def check(config: object, fits: Callable[[Any], bool], what: str, names: str) ->
         value = getattr(config, name)
         if value is not None and not fits(value):
             raise InputError(f"{name} is {value}; it must be {what}.")
+
+
+def seconds(time: str) -> float:
+    """A time such as 90s, 10m or 2h in seconds.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    form = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", time)
+    if form is None:
+        raise InputError(f"{time!r} is no time; write it as 90s, 10m or 2h.")
+    return float(form[1]) * {"s": 1, "m": 60, "h": 3600}[form[2]]
 
 
 @dataclass(frozen=True)
@@ -55,8 +68,10 @@ class TrainConfig:
     """Stop after this many evaluations without a lower held-out loss."""
     evaluate_every: int | None = None
     """Steps from one evaluation to the next; None evaluates at the end only."""
-    checkpoint_every: int | None = None
-    """Steps from one checkpoint to the next; None writes one at the end only."""
+    checkpoint_every: int | str | None = None
+    """From one checkpoint to the next: steps, or a time such as 10m; None writes one at the end only."""
+    keep: int | None = 3
+    """How many checkpoints stay: the newest, and beside them the one of the lowest held-out loss; None keeps all."""
     log_every: int = 10
     """Steps from one report of the training loss to the next."""
     strategy: Literal["auto", "none", "ddp", "dp"] = "auto"
@@ -69,10 +84,18 @@ class TrainConfig:
     """Processes that load data for each worker; 0 loads in the worker itself."""
     seed: int = 123
     """Decides the initial weights, the order of the samples and their augmentation."""
+    audit: bool = False
+    """Record which samples each worker trained in each step, for `onehour audit`."""
+    audit_ids: bool = False
+    """Record their ids, too, and not only a digest of them; implies audit."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.checkpoint_every, str):
+            seconds(self.checkpoint_every)
+        else:
+            check(self, lambda value: value > 0, "greater than 0", "checkpoint_every")
         check(self, lambda value: value > 0, "greater than 0", "num_epochs num_steps global_batch_size micro_batch_size "
-              "learning_rate clip patience evaluate_every checkpoint_every log_every")  # fmt: skip
+              "learning_rate clip patience evaluate_every keep log_every")  # fmt: skip
         check(self, lambda value: value >= 0, "0 or more", "warmup_steps weight_decay num_loader_processes")
         check(self, lambda value: 0 <= value < 1, "at least 0 and less than 1", "momentum beta1 beta2")
 
@@ -81,8 +104,8 @@ class TrainConfig:
 class ScaleConfig:
     """On how much hardware a run trains, and where it is kept. None of it changes the result."""
 
-    workers: int | None = None
-    """Processes that train. 0: this process, without Ray. None: one for each GPU, or one where there is none."""
+    workers: int | str | None = None
+    """Processes that train. 0: this process, without Ray. None: one. 2:8: from 2 to 8, as many as there is room for."""
     gpu: bool = False
     """Give each worker a GPU."""
     cpus_per_worker: float | None = None
@@ -91,6 +114,10 @@ class ScaleConfig:
     """Ray cluster to join, such as auto or ray://head:10001; inside a Ray job it is found by itself."""
     max_failures: int = 3
     """How often the run goes on from its last checkpoint after a worker has died."""
+    wait: str | None = None
+    """How long to wait for room on the cluster, such as 10m. None: at first not at all, after a fault 10m."""
+    hang_timeout: str = "10m"
+    """The longest that a step, an evaluation or a checkpoint may take on Ray; then the workers show their stacks and end."""
     name: str | None = None
     """Name of the run; None takes the next free one, such as gpt-3."""
     runs: Path = Path("runs")
@@ -99,8 +126,24 @@ class ScaleConfig:
     """Name of a run that goes on from its newest good checkpoint."""
 
     def __post_init__(self) -> None:
-        check(self, lambda value: value >= 0, "0 or more", "workers max_failures")
+        check(self, lambda value: value >= 0, "0 or more", "max_failures")
         check(self, lambda value: value > 0, "greater than 0", "cpus_per_worker")
+        for time in (self.wait, self.hang_timeout):
+            seconds(time or "0s")
+        self.sizes()
+
+    def sizes(self) -> range:
+        """The numbers of workers that are wanted, such as range(2, 9) for 2:8.
+
+        Raises:
+            InputError: `workers` is neither a number nor a range.
+        """
+        least, colon, most = str(1 if self.workers is None else self.workers).partition(":")
+        if not (least.isdigit() and (most if colon else "0").isdigit()):
+            raise InputError(f"workers is {self.workers}; it must be a number, 0 or more, or a range such as 2:8.")
+        if colon and not 1 <= int(least) <= int(most):
+            raise InputError(f"workers is {self.workers}; a range must begin with 1 or more and not end before that.")
+        return range(int(least), int(most if colon else least) + 1)
 
 
 @dataclass(frozen=True)

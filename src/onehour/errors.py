@@ -1,5 +1,7 @@
 """The exceptions that end a command with one sentence."""
 
+from collections.abc import Sequence
+
 
 class InputError(Exception):
     """Something that was asked for cannot be done.
@@ -14,3 +16,11 @@ class TrainingError(RuntimeError):
 
     The message is one sentence; the command line prints it and exits with 1. The checkpoints so far are kept.
     """
+
+
+class DivergedError(TrainingError):
+    """The loss or the gradient is no longer finite. `step` is the first such step, `sample_ids` what it trained."""
+
+    def __init__(self, message: str, step: int = 0, sample_ids: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.step, self.sample_ids = step, list(sample_ids)

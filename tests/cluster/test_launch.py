@@ -56,7 +56,7 @@ def start(recipe, folder, workers, cpus=0.5, **changes):
     ],
 )
 def test_workers_that_do_not_fit_are_refused_at_once(tmp_path, local_ray, workers, cpus, said):
-    _, rows = start(Toy(), tmp_path, workers, cpus)
+    _, rows = start(Toy(), tmp_path, workers, cpus, global_batch_size=99)
     with pytest.raises(InputError, match=said):
         next(rows)
 

@@ -23,8 +23,9 @@ from onehour.recipe import Recipe, recipe_class
 from onehour.recipes.digits import Digits
 from onehour.recipes.gpt import GPTRecipe
 from onehour.recipes.toy import Toy
+from onehour.training.keep import keep
 from onehour.training.loop import train
-from onehour.training.run import Run, create_run, keep
+from onehour.training.run import Run, create_run
 
 ROOT = Path(__file__).parents[2]
 CURVES = Path(__file__).parent / "curves"

@@ -13,8 +13,9 @@ from onehour.recipes.digits import Digits
 from onehour.recipes.toy import Toy
 from onehour.training import checkpoint
 from onehour.training.checkpoint import load_model
+from onehour.training.keep import keep
 from onehour.training.loop import train
-from onehour.training.run import create_run, keep, load_trained, open_run
+from onehour.training.run import create_run, load_trained, open_run
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_a_full_disk_keeps_what_is_there(run, monkeypatch):
     reports = keep(train(Toy(), config, run.checkpoint_at(4)), run)
     next(reports)
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(TrainingError, match=r"Step 6 could not be kept .*No space left on device; make room"):
+    with pytest.raises(TrainingError, match=r"The run toy could not be kept in .*No space left on device; make room"):
         list(reports)
     assert run.newest_checkpoint() == (run.checkpoint_at(4), [])
     assert [path.name for path in (run.folder / "checkpoints").iterdir() if path.name.startswith(".")] == []

@@ -15,10 +15,11 @@ from onehour.recipes.toy import TRAIN, Toy
 from onehour.training.device import Worker
 from onehour.training.early_stopping import should_stop
 from onehour.training.evaluate import evaluate
+from onehour.training.keep import keep
 from onehour.training.loop import train
 from onehour.training.optim import build_optimizer, learning_rate_at
 from onehour.training.parallel import parallelize
-from onehour.training.run import create_run, keep
+from onehour.training.run import create_run
 
 ALONE = Worker(0, 1, torch.device("cpu"))
 

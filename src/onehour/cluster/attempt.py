@@ -3,24 +3,36 @@
 import json
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 # How often Ray's controller looks after its workers. Its default of 2 seconds would be added to the end of every run.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+# An actor that asks whether a node is to be taken away; launch.py asks itself.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+# How long Ray waits for the workers' places. They were free a moment ago, so what keeps them is a node that is gone.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 
-from ray.train import RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
+from onehour.cluster.preflight import cpus_of_each
 from onehour.cluster.worker import train_worker
-from onehour.config import ScaleConfig
+from onehour.config import ScaleConfig, TrainConfig, seconds
+from onehour.recipe import Recipe
 from onehour.training.run import Run
 
 FOLLOW_SECONDS = 0.05
+ASK_SECONDS = 1.0
+# launch.py begins again itself, from a checkpoint that it has examined. Left to itself, Ray would for ever.
+NO_RETRIES = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)  # type: ignore[call-arg]
 
 
 class Trainer(TorchTrainer):
@@ -38,11 +50,23 @@ class Trainer(TorchTrainer):
 class Attempt:
     """One TorchTrainer.fit, in a thread, so that this thread can follow what the workers write."""
 
-    def __init__(self, job: dict[str, Any], scale: ScaleConfig, workers: int, cpus: float, run: Run) -> None:
+    def __init__(
+        self, recipe: Recipe, config: TrainConfig, scale: ScaleConfig, workers: int, run: Run, start: Path | None
+    ) -> None:
+        for old in (run.failure_file, run.stop_file, *run.stacks.glob("*.txt")):
+            old.unlink(missing_ok=True)
         # Ray's own note of where it was. Without it Ray starts anew; where to go on, the checkpoints say themselves.
         (run.folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).unlink(missing_ok=True)
         self.run = run
         self.error: Exception | None = None
+        job = {
+            "recipe": recipe.describe(),
+            "config": asdict(config),
+            "run": str(run.folder),
+            "start": str(start) if start else None,
+            "hang_seconds": seconds(scale.hang_timeout),
+        }
+        cpus = cpus_of_each(scale, workers)
         self.trainer = Trainer(
             train_worker,
             train_loop_config=job,
@@ -51,7 +75,7 @@ class Attempt:
                 use_gpu=scale.gpu,
                 resources_per_worker={"CPU": cpus} | ({"GPU": 1} if scale.gpu else {}),
             ),
-            run_config=RunConfig(name=run.name, storage_path=str(run.folder.parent)),
+            run_config=RunConfig(name=run.name, storage_path=str(run.folder.parent), failure_config=NO_RETRIES),
         )
 
     def fit(self) -> None:
@@ -61,10 +85,14 @@ class Attempt:
         except Exception as error:  # any of them: an exception that ends this thread unseen would look like success
             self.error = error
 
-    def follow(self) -> Iterator[dict[str, Any]]:
-        """The rows that appear in metrics.jsonl until the trainer ends."""
+    def follow(self, reason_to_stop: Callable[[], str | None]) -> Generator[dict[str, Any], None, bool]:
+        """The rows that appear in metrics.jsonl until the trainer ends; returns whether it ended because it was asked to.
+
+        About once a second the reason is asked for; with one, the workers are asked to save and end.
+        """
         thread = threading.Thread(target=self.fit, daemon=True)
         self.run.metrics_file.touch()
+        asked, reason, row = time.monotonic(), None, dict[str, Any]()
         with self.run.metrics_file.open() as file:
             file.seek(0, os.SEEK_END)
             thread.start()
@@ -72,5 +100,13 @@ class Attempt:
             while running:
                 running = thread.is_alive()  # asked before reading: what was written before the end is read, too
                 *lines, rest = (rest + file.read()).split("\n")
-                yield from (json.loads(line) for line in lines)
+                for line in filter(None, lines):
+                    row = json.loads(line)
+                    yield row
+                if running and not reason and time.monotonic() - asked > ASK_SECONDS:
+                    asked, reason = time.monotonic(), reason_to_stop()
+                    if reason:
+                        yield {"warning": reason}
+                        self.run.stop_file.touch()
                 thread.join(FOLLOW_SECONDS)
+        return "interrupted" in row

@@ -1,55 +1,69 @@
 """A run on Ray: attempts until one ends well, each from the newest good checkpoint."""
 
 import json
-import os
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from threading import Event
 from typing import Any
 
 from onehour.cluster.address import cluster_address
 from onehour.cluster.connect import ray_cluster
-from onehour.cluster.preflight import check_resources
-from onehour.config import ScaleConfig, TrainConfig
+from onehour.cluster.nodes import check_nodes
+from onehour.cluster.preflight import nodes_to_leave, room_to_grow, wait_for_room
+from onehour.config import ScaleConfig, TrainConfig, seconds
 from onehour.errors import InputError, TrainingError
 from onehour.recipe import Recipe
+from onehour.training.interrupt import stop_requests
+from onehour.training.plan import usable_sizes
 from onehour.training.run import Run
 
 
 def train_on_ray(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: Run) -> Iterator[dict[str, Any]]:
     """Train `recipe` in `run` by the workers that `scale` asks for; yields the rows of metrics.jsonl as they appear.
 
-    A row {"warning": ...} tells of a fault. After one, new workers go on from the newest good checkpoint, up to
-    `scale.max_failures` times; an exception that a worker raised twice in the same place is not tried again.
+    A row {"warning": ...} tells of a fault, or of what is waited for. After a fault new workers go on from the newest
+    good checkpoint, up to `scale.max_failures` times; an exception that a worker raised twice is not tried again.
+    Where `scale.workers` is a range, each attempt has as many workers as there is room for, and makes way for a larger
+    one when nodes have come. Ctrl-C or SIGTERM ends the last attempt with a row that has "interrupted".
 
     Raises:
         InputError: the cluster cannot hold the workers, or they find the configuration wrong.
         TrainingError: the training cannot go on.
     """
-    workers = scale.workers or 1
+    sizes = usable_sizes(config, scale)
     address = cluster_address(scale.address)
-    # An actor that asks each node whether it is to be taken away. A Ray of our own has this machine only.
-    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1" if address else "0"
-    with ray_cluster(address):
+    with ray_cluster(address), stop_requests() as wish:
         from onehour.cluster.attempt import Attempt  # ray_cluster has a thread import what this one needs
 
-        cpus = check_resources(scale, workers)
+        if address:
+            check_nodes(run)
+        patience = seconds(scale.wait or "0s")
         before: str | None = None
-        for num_failures in range(scale.max_failures + 1):
+        num_failures = 0
+        while True:
+            workers = yield from wait_for_room(scale, sizes, patience)
             start, warnings = run.newest_checkpoint()
             yield from ({"warning": warning} for warning in warnings)
-            run.failure_file.unlink(missing_ok=True)
-            job = {
-                "recipe": recipe.describe(),
-                "config": asdict(config),
-                "run": str(run.folder),
-                "start": str(start) if start else None,
-            }
-            attempt = Attempt(job, scale, workers, cpus, run)
-            yield from attempt.follow()
-            if attempt.error is None:
+            attempt = Attempt(recipe, config, scale, workers, run, start)
+            interrupted = yield from attempt.follow(partial(reason_to_stop, wish, scale, sizes, workers))
+            if attempt.error is None and (wish.is_set() or not interrupted):
                 return
-            before = diagnose(attempt.error, run, before, scale.max_failures - num_failures)
-            yield {"warning": before}
+            if attempt.error is not None:
+                num_failures += 1
+                before = diagnose(attempt.error, run, before, scale.max_failures - num_failures)
+                yield {"warning": before}
+            patience = seconds(scale.wait or "10m")
+
+
+def reason_to_stop(wish: Event, scale: ScaleConfig, sizes: Sequence[int], workers: int) -> str | None:
+    """Why the workers should save and end now, or None: somebody asked for it, or other nodes are to be used."""
+    if wish.is_set():
+        return "Asked to stop: the workers finish their step and save."
+    if leaving := nodes_to_leave():
+        return f"The node {', '.join(leaving)} is about to be taken away: the workers save and go on without it."
+    if workers < max(sizes) and (more := room_to_grow(scale, sizes, workers)) > workers:
+        return f"There is room for {more} workers now: the {workers} save, and {more} go on."
+    return None
 
 
 def diagnose(error: Exception, run: Run, before: str | None, num_left: int) -> str:
@@ -58,7 +72,9 @@ def diagnose(error: Exception, run: Run, before: str | None, num_left: int) -> s
     Raises:
         InputError, TrainingError: the worker said so, the same exception came twice, or there is no attempt left.
     """
-    if not run.failure_file.is_file():
+    if stacks := stacks_of(run):
+        told = f"No step was done in time (--hang-timeout); what the workers were at:\n{stacks}"
+    elif not run.failure_file.is_file():
         told = f"A worker died ({str(error).strip().splitlines()[-1][:200]})"
     else:
         failure = json.loads(run.failure_file.read_text())
@@ -66,8 +82,14 @@ def diagnose(error: Exception, run: Run, before: str | None, num_left: int) -> s
             if failure["kind"] == kind.__name__:
                 raise kind(failure["message"])
         told = f"A worker stopped with {failure['kind']}: {failure['message'].splitlines()[0]}"
-        if told == before or num_left == 0:
+        if told == before or num_left < 0:
             raise TrainingError(f"{failure['traceback']}\n{told}") from error
-    if num_left == 0:
-        raise TrainingError(f"{told}, and no attempt is left; go on with: onehour train --resume {run.name}") from error
+    if num_left < 0:
+        raise TrainingError(f"{told}; no attempt is left; go on with: onehour train --resume {run.name}") from error
     return told
+
+
+def stacks_of(run: Run) -> str:
+    """What workers that hung have written, each rank's stack under its name; empty if none did."""
+    written = {path.stem: path.read_text() for path in sorted(run.stacks.glob("*.txt"))}
+    return "\n".join(f"--- {name}\n{stack.strip()}" for name, stack in written.items() if stack)

@@ -1,5 +1,6 @@
-"""What each Ray worker does: the same `train`, with its reports handed to Ray."""
+"""What each Ray worker does: the same `train`, kept by rank 0."""
 
+import faulthandler
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +9,41 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from onehour.config import TrainConfig
 from onehour.recipe import recipe_from
+from onehour.training.keep import keep
 from onehour.training.loop import train
-from onehour.training.run import Run, keep
+from onehour.training.run import Run
 
 
 def train_worker(job: dict[str, Any]) -> None:
     """Run `train` in this worker of a TorchTrainer.
 
-    Rank 0 keeps the run: the driver follows its metrics.jsonl. Ray is told of each checkpoint, which lies in the
-    run's folder already; the call is also a barrier, so it is made once a checkpoint and not once a step.
+    Rank 0 keeps the run: the driver follows its metrics.jsonl. Checkpoints lie in the run's folder already, and Ray is
+    told of the last one only: ray.train.report is a barrier that waits for the controller's next look.
     """
     run, start = Run(Path(job["run"])), job["start"]
-    try:
-        reports = train(recipe_from(job["recipe"]), TrainConfig(**job["config"]), start and Path(start))
-        if ray.train.get_context().get_world_rank() == 0:
-            reports = keep(reports, run)
-        for report in reports:
-            if report.checkpoint:
-                checkpoint = Checkpoint(str(run.checkpoint_at(report.step)))
-                ray.train.report(report.metrics, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
-    except Exception as error:
-        run.note_failure(error)
-        raise
+    config, rank = TrainConfig(**job["config"]), ray.train.get_context().get_world_rank()
+    run.stacks.mkdir(exist_ok=True)
+    with (run.stacks / f"rank_{rank}.txt").open("w") as stacks:
+
+        def stop() -> bool:
+            # Asked about once a second. If it is not, something hangs, here or in a worker that this one waits for.
+            faulthandler.dump_traceback_later(job["hang_seconds"], exit=True, file=stacks)
+            return rank == 0 and run.stop_file.exists()
+
+        try:
+            stop()
+            reports = train(recipe_from(job["recipe"]), config, start and Path(start), stop)
+            if rank == 0:
+                reports = keep(reports, run, config.keep)
+            last = None
+            for report in reports:
+                last = report
+            if last is None:  # a run that had reached its last step already
+                return
+            checkpoint = Checkpoint(str(run.checkpoint_at(last.step)))
+            ray.train.report(last.metrics, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+        except Exception as error:
+            run.note_failure(error)
+            raise
+        finally:
+            faulthandler.cancel_dump_traceback_later()

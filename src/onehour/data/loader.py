@@ -15,6 +15,7 @@ from onehour.data.arrow import Rows
 from onehour.data.order import evaluation_ids, positions_of, sample_at, uniform
 from onehour.recipe import Batch, Recipe
 
+IDS = "id of the sample"  # a column that the training takes out again; no recipe has one of this name
 STEPS = 64  # steps whose order is worked out together
 
 
@@ -34,6 +35,8 @@ class MicroBatches(Dataset[Batch]):
     world_size: int
     num_micro_batches: int
     """Micro-batches in one optimizer step of one worker."""
+    with_ids: bool = False
+    """Whether each has a column IDS, for the record of what was trained."""
 
     def __getitem__(self, index: int) -> Batch:
         step, part = divmod(index, self.num_micro_batches)
@@ -43,7 +46,12 @@ class MicroBatches(Dataset[Batch]):
         )
         here = step % STEPS, slice(part * size, (part + 1) * size)
         positions, batch = positions[here], self.rows[ids[here]]
-        return self.recipe.augment(batch, lambda n: torch.from_numpy(uniform(positions, n, self.seed)))
+        batch = self.recipe.augment(batch, lambda n: torch.from_numpy(uniform(positions, n, self.seed)))
+        return batch | {IDS: torch.from_numpy(ids[here].copy())} if self.with_ids else batch
+
+    def sample_ids(self, step: int) -> NDArray[np.int64]:
+        """The ids of the whole global batch of a step, from 0: (global_batch_size,)."""
+        return sample_at(positions_of(step, self.global_batch_size), len(self.rows), self.seed)
 
     def steps(self, first: int, last: int, num_processes: int, pin_memory: bool) -> Iterator[list[Batch]]:
         """The micro-batches of each step from `first` up to, without, `last`. To resume is to set `first`."""

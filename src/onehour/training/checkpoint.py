@@ -35,14 +35,20 @@ from onehour.training.device import Worker, set_random_state
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds. The tensors are the live ones, so save it before the training goes on."""
+    """What a checkpoint holds."""
 
-    model: nn.Module
-    optimizer: Optimizer
-    random: list[dict[str, Tensor]]
-    """The random state of each worker, by rank."""
+    tensors: dict[str, dict[str, Tensor]]
+    """The content of each safetensors file: model, optimizer, random. Made by `state_of` they are the live tensors."""
     facts: dict[str, Any]
     """step, samples, losses, recipe, config, data, versions: what goes into checkpoint.json."""
+
+    def copy(self) -> "State":
+        """The state as it is now, in the memory of the CPU, for somebody who saves it while the training goes on."""
+        copies = {
+            name: {key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()}
+            for name, tensors in self.tensors.items()
+        }
+        return State(copies, self.facts)
 
     def save(self, folder: Path) -> Path:
         """Write the checkpoint to `folder`, by a temporary name beside it.
@@ -63,12 +69,20 @@ class State:
         return folder
 
 
+def state_of(model: nn.Module, optimizer: Optimizer, random: list[dict[str, Tensor]], facts: dict[str, Any]) -> State:
+    """The state of a training; `random` is the random state of each worker, by rank. The tensors stay the live ones."""
+    tensors = {
+        "model": model_tensors(model),
+        "optimizer": optimizer_tensors(model, optimizer),
+        "random": {f"{rank}/{name}": tensor for rank, states in enumerate(random) for name, tensor in states.items()},
+    }
+    return State(tensors, facts)
+
+
 def write(state: State, folder: Path) -> None:
     """Write the files of a checkpoint into `folder`, and make sure that they are on the disk."""
-    random = {f"{rank}/{name}": t for rank, states in enumerate(state.random) for name, t in states.items()}
-    save_tensors(model_tensors(state.model), folder / "model.safetensors")
-    save_tensors(optimizer_tensors(state.model, state.optimizer), folder / "optimizer.safetensors")
-    save_tensors(random, folder / "random.safetensors")
+    for name, tensors in state.tensors.items():
+        save_tensors(tensors, folder / f"{name}.safetensors")
     (folder / "checkpoint.json").write_text(json.dumps(state.facts, indent=2))
     sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
     (folder / "SHA256SUMS").write_text(sums)

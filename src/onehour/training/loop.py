@@ -7,25 +7,28 @@ them in a list; the loop does not know.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onehour.config import TrainConfig
+from onehour.config import TrainConfig, seconds
 from onehour.data.loader import MicroBatches, num_micro_batches
 from onehour.data.prepare import prepare
-from onehour.errors import InputError, TrainingError
+from onehour.errors import DivergedError, InputError
 from onehour.recipe import Batch, Recipe
-from onehour.training.checkpoint import State, facts_of, restore
+from onehour.training.checkpoint import State, facts_of, read_facts, restore, state_of
+from onehour.training.clock import Clock
 from onehour.training.device import Worker, autocast, peak_memory, random_state, this_worker, to_device
 from onehour.training.early_stopping import should_stop
 from onehour.training.evaluate import evaluate
 from onehour.training.optim import build_optimizer, learning_rate_at, set_learning_rate
 from onehour.training.parallel import gather_objects, mean_over_workers, parallelize, without_all_reduce
+from onehour.training.record import Record
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,27 @@ class Report:
     metrics: dict[str, float]
     """loss and gradient_norm (means since the last report), learning_rate, samples_per_second; held_out_... if evaluated"""
     checkpoint: State | None = None
-    """The state to save, when a checkpoint is due. Save it before asking for the next report."""
+    """The state to save, when a checkpoint is due. Save or copy it before asking for the next report."""
+    interrupted: bool = False
+    """Whether the training ends here because it was asked to stop."""
+    trained: list[dict[str, Any]] = field(default_factory=list)
+    """With config.audit: which samples were trained since the last report, a row for each step."""
 
 
-def train(recipe: Recipe, config: TrainConfig, start: Path | None = None) -> Iterator[Report]:
+def train(
+    recipe: Recipe, config: TrainConfig, start: Path | None = None, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Report]:
     """Train `recipe` as `config` says, from its beginning or from the checkpoint in the folder `start`.
 
     The same call runs in a notebook, under torchrun and in a Ray worker. For a given config the reports are the same
     at every number of workers: in float32 up to the order of additions.
 
+    `stop` is asked about once a second on every worker. When it says yes on one, all of them finish the step and yield
+    a last report with a checkpoint.
+
     Raises:
         InputError: config, data, device or checkpoint do not fit; before the first step.
-        TrainingError: the loss or the gradient is no longer finite; names the step.
+        DivergedError: the loss or the gradient is no longer finite; names the step.
     """
     worker = this_worker(config)
     accumulated = num_micro_batches(config, worker.world_size)
@@ -63,22 +75,29 @@ def train(recipe: Recipe, config: TrainConfig, start: Path | None = None) -> Ite
     torch.manual_seed(config.seed + worker.rank)  # what is drawn from here on (dropout) differs between workers
     first, held_out_losses = restore(start, model, optimizer, recipe, config, data, worker)
     wrapped = parallelize(model, config.strategy, worker)
-    batches = MicroBatches(
-        recipe, data.train, config.seed, config.global_batch_size, worker.rank, worker.world_size, accumulated
-    ).steps(first, num_steps, config.num_loader_processes, pin_memory=worker.device.type == "cuda")
+    order = MicroBatches(
+        recipe, data.train, config.seed, config.global_batch_size, worker.rank, worker.world_size, accumulated,
+        with_ids=config.audit or config.audit_ids,
+    )  # fmt: skip
+    batches = order.steps(first, num_steps, config.num_loader_processes, pin_memory=worker.device.type == "cuda")
+    save_steps, save_seconds = checkpoint_times(config)
+    record = Record(config, read_facts(start) if start else None, len(data.train), worker)
 
     recent: list[Tensor] = []
+    clock = Clock(stop, save_seconds, first, worker)
     began = time.perf_counter()
     for step, micro_batches in enumerate(batches, start=first + 1):
         learning_rate = learning_rate_at(step - 1, num_steps, config)
         set_learning_rate(optimizer, learning_rate)
+        record.note(step, micro_batches)
         recent.append(one_step(recipe, wrapped, optimizer, micro_batches, config, worker))
 
+        interrupted, overdue = clock.ask(step)
         evaluating = is_due(step, config.evaluate_every, num_steps)
-        saving = is_due(step, config.checkpoint_every, num_steps)
+        saving = interrupted or overdue or is_due(step, save_steps, num_steps)
         if not (evaluating or saving or is_due(step, config.log_every, num_steps)):
             continue
-        metrics = summarize(recent, step, worker) | {"learning_rate": learning_rate}
+        metrics = summarize(recent, step, order, worker) | {"learning_rate": learning_rate}
         metrics["samples_per_second"] = len(recent) * config.global_batch_size / (time.perf_counter() - began)
         if evaluating:
             held_out = evaluate(recipe, model, data, config, worker)
@@ -88,11 +107,15 @@ def train(recipe: Recipe, config: TrainConfig, start: Path | None = None) -> Ite
         stopping = evaluating and should_stop(held_out_losses, config.patience)
         checkpoint = None
         if saving or stopping:
-            check_finite(recipe, model, micro_batches[-1], config, step, worker)
+            check_finite(recipe, model, micro_batches[-1], config, step, order, worker)
             random = gather_objects(random_state(worker.device), worker)
-            checkpoint = State(model, optimizer, random, facts_of(step, held_out_losses, recipe, config, data, worker))
-        yield Report(step, num_steps, step * config.global_batch_size, metrics, checkpoint)
-        if stopping:
+            facts = facts_of(step, held_out_losses, recipe, config, data, worker)
+            facts |= {"attempt": record.attempt, "held_out_loss": metrics.get("held_out_loss")}
+            checkpoint = state_of(model, optimizer, random, facts)
+        samples = step * config.global_batch_size
+        interrupted = interrupted and step < num_steps
+        yield Report(step, num_steps, samples, metrics, checkpoint, interrupted, record.gather())
+        if stopping or interrupted:
             return
         recent.clear()
         began = time.perf_counter()  # evaluating, saving and telling are not training
@@ -134,7 +157,7 @@ def sample_losses(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:
     return losses
 
 
-def summarize(recent: list[Tensor], step: int, worker: Worker) -> dict[str, float]:
+def summarize(recent: list[Tensor], step: int, order: MicroBatches, worker: Worker) -> dict[str, float]:
     """Mean loss and gradient norm over the steps since the last report, and over all workers.
 
     `recent` has (loss, norm) for each of these steps; `step` is the number of the last one, from 1.
@@ -142,33 +165,42 @@ def summarize(recent: list[Tensor], step: int, worker: Worker) -> dict[str, floa
     values = mean_over_workers(torch.stack(recent), worker)
     finite = values.isfinite().all(dim=1).tolist()
     if not all(finite):
-        bad = step - len(recent) + 1 + finite.index(False)
         loss, norm = values[finite.index(False)].tolist()
-        raise TrainingError(
-            f"The training diverged at step {bad}: loss {loss:g}, gradient norm {norm:g}; nothing from that step on was "
-            "saved; try a lower --learning-rate, more --warmup-steps or a smaller --clip."
-        )
+        raise diverged(step - len(recent) + 1 + finite.index(False), f"loss {loss:g}, gradient norm {norm:g}", order)
     loss, norm = values.mean(dim=0).tolist()
     return {"loss": loss, "gradient_norm": norm}
 
 
 @torch.no_grad()
 def check_finite(
-    recipe: Recipe, model: nn.Module, batch: Batch, config: TrainConfig, step: int, worker: Worker
+    recipe: Recipe, model: nn.Module, batch: Batch, config: TrainConfig, step: int, order: MicroBatches, worker: Worker
 ) -> None:
     """Refuse to save a model that has no finite loss any more: the loss of the next step would tell too late."""
     with autocast(worker.device, config.precision):
         loss = sample_losses(recipe, model, to_device(batch, worker.device)).mean()
     if not mean_over_workers(loss, worker).isfinite():
-        raise TrainingError(
-            f"The training diverged at step {step}, whose update left no finite loss; nothing from that step on was saved; "
-            "try a lower --learning-rate, more --warmup-steps or a smaller --clip."
-        )
+        raise diverged(step, "its update left no finite loss", order)
+
+
+def diverged(step: int, what: str, order: MicroBatches) -> DivergedError:
+    """The exception that ends a training at a step, from 1."""
+    return DivergedError(
+        f"The training diverged at step {step}: {what}; nothing from that step on was saved; try a lower --learning-rate, "
+        "more --warmup-steps or a smaller --clip.",
+        step,
+        order.sample_ids(step - 1).tolist(),
+    )
 
 
 def count_steps(config: TrainConfig, num_samples: int) -> int:
     """The optimizer steps of a run. The last one of an epoch may reach into the next epoch: every batch is full."""
     return config.num_steps or math.ceil(config.num_epochs * num_samples / config.global_batch_size)
+
+
+def checkpoint_times(config: TrainConfig) -> tuple[int | None, float | None]:
+    """Steps and seconds from one checkpoint to the next; one of them is None, or both are."""
+    every = config.checkpoint_every
+    return (None, seconds(every)) if isinstance(every, str) else (every, None)
 
 
 def is_due(step: int, every: int | None, num_steps: int) -> bool:

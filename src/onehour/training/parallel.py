@@ -51,6 +51,13 @@ def mean_over_workers(tensor: Tensor, worker: Worker) -> Tensor:
     return tensor
 
 
+def max_over_workers(tensor: Tensor, worker: Worker) -> Tensor:
+    """The maximum of each element of `tensor` over all workers, in place."""
+    if worker.world_size > 1:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor
+
+
 def gather_objects(value: T, worker: Worker) -> list[T]:
     """The `value` of every worker, in the order of their ranks."""
     values = [value] * worker.world_size

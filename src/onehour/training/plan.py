@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from onehour.config import TrainConfig
+from onehour.config import ScaleConfig, TrainConfig
 from onehour.data.loader import num_micro_batches
 from onehour.data.prepare import Data
 from onehour.recipe import Recipe
@@ -26,6 +26,11 @@ class Plan:
     num_held_out: int
     about: str
     memory: Memory
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """The size of a checkpoint."""
+        return self.memory.weights + self.memory.optimizer
 
 
 def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, start: Path | None) -> Plan:
@@ -54,3 +59,16 @@ def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, sta
         about=data.facts.get("about", recipe.name()),
         memory=estimate_memory(recipe, model, config, data.train, micro_batch_size),
     )
+
+
+def usable_sizes(config: TrainConfig, scale: ScaleConfig) -> list[int]:
+    """The numbers of workers among those asked for by which the global batch divides, ascending.
+
+    Raises:
+        InputError: it divides by none of them.
+    """
+    asked = scale.sizes()
+    usable = [workers for workers in asked if workers and config.global_batch_size % workers == 0]
+    if not usable:
+        num_micro_batches(config, asked[-1])  # names the batches that would do
+    return usable

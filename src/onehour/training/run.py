@@ -4,6 +4,7 @@ runs/gpt-1/
     config.json      recipe, configuration, versions
     data/            what the recipe prepared beside the samples: data.json, a tokenizer
     metrics.jsonl    every report, a line each; a resumed run appends
+    audit.jsonl      with --audit: which samples were trained
     checkpoints/     step_0000500, step_0001000, ...
     curve.png        the losses as a picture
 """
@@ -12,20 +13,21 @@ import json
 import re
 import shutil
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import nn
 
 from onehour.config import ScaleConfig, TrainConfig
 from onehour.data.prepare import Data
-from onehour.errors import InputError, TrainingError
+from onehour.errors import InputError
 from onehour.recipe import Recipe, recipe_from, short_traceback
-from onehour.training.checkpoint import damage, load_model
-from onehour.training.loop import Report
+from onehour.training.checkpoint import damage, load_model, read_facts
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,21 @@ class Run:
     def metrics_file(self) -> Path:
         """metrics.jsonl."""
         return self.folder / "metrics.jsonl"
+
+    @property
+    def audit_file(self) -> Path:
+        """audit.jsonl."""
+        return self.folder / "audit.jsonl"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its being there asks the workers to finish the step, save and end."""
+        return self.folder / "stop"
+
+    @property
+    def stacks(self) -> Path:
+        """The folder into which workers that hang write their stacks, a file for each rank."""
+        return self.folder / "stacks"
 
     @property
     def failure_file(self) -> Path:
@@ -90,12 +107,41 @@ class Run:
     def newest_checkpoint(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint whose sums are right, or None; and a sentence about each damaged one that is newer."""
         warnings: list[str] = []
-        for folder in sorted((self.folder / "checkpoints").glob("step_*"), reverse=True):
+        for folder in reversed(self.checkpoints()):
             reason = damage(folder)
             if reason is None:
                 return folder, warnings
             warnings.append(f"The checkpoint {folder} is damaged: {reason}; the newest good one before it is used.")
         return None, warnings
+
+    def checkpoints(self) -> list[Path]:
+        """The folders of the checkpoints, oldest first."""
+        return sorted((self.folder / "checkpoints").glob("step_*"))
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint of the lowest held-out loss, or None if none was evaluated."""
+        losses = {folder: read_facts(folder).get("held_out_loss") for folder in self.checkpoints()}
+        evaluated = {folder: loss for folder, loss in losses.items() if loss is not None}
+        return min(evaluated, key=lambda folder: evaluated[folder], default=None)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """For the time of a training, the right to write here. It ends with the process, however that ends.
+
+        Raises:
+            InputError: another process is training this run.
+        """
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise InputError(
+                f"The run {self.name} is being trained by another process; end that first, or start a new run."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def note_failure(self, error: Exception) -> None:
         """Write failure.json, unless another worker was first: what follows it is mostly its consequence."""
@@ -164,31 +210,3 @@ def load_trained(run: Run) -> tuple[Recipe, nn.Module]:
     model = recipe.build_model().eval()
     load_model(model, checkpoint)
     return recipe, model
-
-
-def keep(reports: Iterable[Report], run: Run) -> Iterator[Report]:
-    """Pass the reports of `train` on, each one after it has been written to the run's folder.
-
-    For the worker of rank 0, which has everything that is to be kept.
-
-    Raises:
-        TrainingError: the folder cannot be written (a full disk); the checkpoints so far stay as they are.
-    """
-    for report in reports:
-        try:
-            if report.checkpoint:
-                report.checkpoint.save(run.checkpoint_at(report.step))
-            with run.metrics_file.open("a") as file:
-                file.write(json.dumps(to_row(report)) + "\n")
-        except OSError as error:
-            raise TrainingError(
-                f"Step {report.step} could not be kept in {run.folder}: {error.strerror or error}; make room there and go on "
-                f"with: onehour train --resume {run.name} --runs {run.folder.parent}"
-            ) from error
-        yield report
-
-
-def to_row(report: Report) -> dict[str, Any]:
-    """A report as a line of metrics.jsonl."""
-    saved = {"checkpoint": True} if report.checkpoint else {}
-    return {"step": report.step, "num_steps": report.num_steps, "samples": report.samples} | report.metrics | saved

@@ -1,0 +1,98 @@
+"""Keeping what a training tells: its metrics, its checkpoints, its record."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from onehour.errors import DivergedError, InputError, TrainingError
+from onehour.training.checkpoint import State
+from onehour.training.loop import Report
+from onehour.training.run import Run
+
+
+def keep(reports: Iterable[Report], run: Run, num_checkpoints: int | None = None) -> Iterator[Report]:
+    """Pass the reports of `train` on, each one after it has been written to the run's folder.
+
+    For the worker of rank 0, which has everything that is to be kept. Checkpoints are copied at once and written by a
+    thread while the training goes on; the next one waits for the last, and the end for all. The newest
+    `num_checkpoints` stay, and the one of the lowest held-out loss.
+
+    Raises:
+        TrainingError: the folder cannot be written (a full disk); the checkpoints so far stay as they are.
+    """
+    sweep(run)
+    with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as writer:
+        writing: Future[None] | None = None
+        try:
+            for report in reports:
+                if writing and (report.checkpoint or writing.done()):
+                    writing.result()  # raises what went wrong
+                if report.checkpoint:
+                    writing = writer.submit(save, report.checkpoint.copy(), run, num_checkpoints)
+                append(run.metrics_file, [to_row(report)])
+                append(run.audit_file, report.trained)
+                yield report
+            if writing:
+                writing.result()
+        except OSError as error:
+            raise TrainingError(
+                f"The run {run.name} could not be kept in {run.folder}: {error.strerror or error}; make room there and go on "
+                f"with: onehour train --resume {run.name} --runs {run.folder.parent}"
+            ) from error
+        except DivergedError as error:
+            ids = {"step": error.step, "sample_ids": error.sample_ids}
+            (run.folder / "diverged.json").write_text(json.dumps(ids))
+            raise
+
+
+def save(state: State, run: Run, num_checkpoints: int | None) -> None:
+    """Write a checkpoint; remove those that need not stay."""
+    state.save(run.checkpoint_at(state.facts["step"]))
+    if num_checkpoints is not None:
+        stay = {run.best_checkpoint(), *run.checkpoints()[-num_checkpoints:]}
+        for folder in run.checkpoints():
+            if folder not in stay:
+                shutil.rmtree(folder)
+
+
+def sweep(run: Run) -> None:
+    """Remove what a worker that was killed left of a checkpoint it was writing."""
+    for folder in (run.folder / "checkpoints").glob(".step_*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append rows to a file as lines of JSON; after a line that was cut off, on a new line."""
+    if not rows:
+        return
+    with path.open("a+b") as file:
+        if file.seek(0, 2):
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def to_row(report: Report) -> dict[str, Any]:
+    """A report as a line of metrics.jsonl."""
+    notes = {"checkpoint": bool(report.checkpoint), "interrupted": report.interrupted}
+    row = {"step": report.step, "num_steps": report.num_steps, "samples": report.samples} | report.metrics
+    return row | {name: True for name, noted in notes.items() if noted}
+
+
+def check_room(folder: Path, state_bytes: int, num_checkpoints: int) -> None:
+    """Make sure that the disk under `folder` has room for that many checkpoints, and one that is being written.
+
+    Raises:
+        InputError: it has not.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    need, free = state_bytes * (num_checkpoints + 1), shutil.disk_usage(there).free
+    if need > free:
+        raise InputError(
+            f"{num_checkpoints} checkpoints of {state_bytes / 1e6:,.0f} MB need {need / 1e6:,.0f} MB in {folder}, "
+            f"which has {free / 1e6:,.0f} MB free; make room, use --keep 1, or choose another folder by --runs."
+        )
