@@ -114,6 +114,7 @@ def all_on_ray(folder: Path, workers: int) -> dict[str, Run]:
             "config": dataclasses.asdict(config),
             "run": str(runs[name].folder),
             "start": None,
+            "hang_seconds": 300.0,
         }
         for name, (recipe, config) in CASES.items()
     ]

@@ -88,7 +88,8 @@ class Attempt:
     def follow(self, reason_to_stop: Callable[[], str | None]) -> Generator[dict[str, Any], None, bool]:
         """The rows that appear in metrics.jsonl until the trainer ends; returns whether it ended because it was asked to.
 
-        About once a second the reason is asked for; with one, the workers are asked to save and end.
+        About once a second, from the first row on, the reason is asked for; with one, the workers are asked to save and
+        end. Before that row they may not have taken their places yet, which would look like room for more.
         """
         thread = threading.Thread(target=self.fit, daemon=True)
         self.run.metrics_file.touch()
@@ -103,7 +104,7 @@ class Attempt:
                 for line in filter(None, lines):
                     row = json.loads(line)
                     yield row
-                if running and not reason and time.monotonic() - asked > ASK_SECONDS:
+                if running and row and not reason and time.monotonic() - asked > ASK_SECONDS:
                     asked, reason = time.monotonic(), reason_to_stop()
                     if reason:
                         yield {"warning": reason}

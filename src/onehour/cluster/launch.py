@@ -6,12 +6,14 @@ from functools import partial
 from threading import Event
 from typing import Any
 
+from ray.exceptions import RayActorError
+
 from onehour.cluster.address import cluster_address
 from onehour.cluster.connect import ray_cluster
 from onehour.cluster.nodes import check_nodes
-from onehour.cluster.preflight import nodes_to_leave, room_to_grow, wait_for_room
+from onehour.cluster.preflight import nodes_to_leave, num_nodes, room_to_grow, wait_for_room
 from onehour.config import ScaleConfig, TrainConfig, seconds
-from onehour.errors import InputError, TrainingError
+from onehour.errors import DivergedError, InputError, TrainingError
 from onehour.recipe import Recipe
 from onehour.training.interrupt import stop_requests
 from onehour.training.plan import usable_sizes
@@ -35,7 +37,7 @@ def train_on_ray(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: R
     with ray_cluster(address), stop_requests() as wish:
         from onehour.cluster.attempt import Attempt  # ray_cluster has a thread import what this one needs
 
-        if address:
+        if address or num_nodes() > 1:
             check_nodes(run)
         patience = seconds(scale.wait or "0s")
         before: str | None = None
@@ -51,7 +53,7 @@ def train_on_ray(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: R
             if attempt.error is not None:
                 num_failures += 1
                 before = diagnose(attempt.error, run, before, scale.max_failures - num_failures)
-                yield {"warning": before}
+                yield {"warning": f"{before}; going on from the newest checkpoint."}
             patience = seconds(scale.wait or "10m")
 
 
@@ -75,10 +77,11 @@ def diagnose(error: Exception, run: Run, before: str | None, num_left: int) -> s
     if stacks := stacks_of(run):
         told = f"No step was done in time (--hang-timeout); what the workers were at:\n{stacks}"
     elif not run.failure_file.is_file():
-        told = f"A worker died ({str(error).strip().splitlines()[-1][:200]})"
+        who = "Ray's controller" if isinstance(error, RayActorError) else "A worker"
+        told = f"{who} died"
     else:
         failure = json.loads(run.failure_file.read_text())
-        for kind in (InputError, TrainingError):
+        for kind in (InputError, TrainingError, DivergedError):
             if failure["kind"] == kind.__name__:
                 raise kind(failure["message"])
         told = f"A worker stopped with {failure['kind']}: {failure['message'].splitlines()[0]}"

@@ -41,6 +41,11 @@ def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> 
         time.sleep(LOOK_SECONDS)
 
 
+def num_nodes() -> int:
+    """The nodes of the cluster that are alive."""
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 def nodes(free: bool) -> list[dict[str, float]]:
     """The resources of each node that is alive and not about to be taken away; `free`: those that nobody uses."""
     leaving = state.state.get_draining_nodes()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from onehour.config import TrainConfig
@@ -43,7 +44,13 @@ def train_worker(job: dict[str, Any]) -> None:
             checkpoint = Checkpoint(str(run.checkpoint_at(last.step)))
             ray.train.report(last.metrics, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
         except Exception as error:
-            run.note_failure(error)
+            if not lost_peer(error):
+                run.note_failure(error)
             raise
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether a collective failed because another worker has gone: a consequence, and no mistake of this one."""
+    return isinstance(error, dist.DistBackendError) or (type(error) is RuntimeError and "gloo" in str(error))
