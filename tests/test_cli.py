@@ -126,7 +126,7 @@ def test_help(run):
 
 
 def test_a_command_that_is_not_there(run):
-    check_says(run("trian toy"), 2, "'trian'", "train, generate, predict, show, doctor")
+    check_says(run("trian toy"), 2, "'trian'", "train, generate, predict, show, audit, doctor")
 
 
 def test_a_recipe_that_is_not_there_names_near_ones(run, tmp_path, monkeypatch):
