@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from onehour.training.parallel import parallelize
     from onehour.training.run import Run, create_run, open_run
 
+__version__ = "0.1.0"  # here, as a job's working directory has no installed metadata
+
 HOME = {
     "MLP": "models.mlp", "CNN": "models.cnn",
     "write_rows": "data.arrow", "Rows": "data.arrow", "sample_at": "data.order", "Data": "data.prepare",

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (InputError, TrainingError) as error:
         fail(str(error), 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
-        fail("Stopped.", 130)
+        fail("Stopped.", 130, at_once=True)
     except BrokenPipeError:  # such as: onehour show RUN | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -90,13 +90,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(told, 2)
 
 
-def fail(message: str, code: int) -> None:
-    """Say why on the error output, once under torchrun, and exit."""
+def fail(message: str, code: int, at_once: bool = False) -> None:
+    """Say why on the error output, once under torchrun, and exit; `at_once` without Ray's leave-taking."""
     if os.environ.get("RANK", "0") == "0":
         print(f"onehour: {message}", file=sys.stderr)
-    if code == 130:
+    if at_once:
         sys.stderr.flush()
-        os._exit(code)  # not sys.exit: Ray's own leave-taking would wait for a trainer that is gone
+        os._exit(code)  # Ray would wait for a trainer that is gone
     sys.exit(code)
 
 
@@ -133,21 +133,23 @@ def train(arguments: Sequence[str]) -> None:
     if rank > 0:
         train_beside_rank_0(recipe, config, start)
         return
-    where = place(config, scale, world_size)
+    where = place(scale, sizes, world_size)
     check_room(scale.runs, plan.checkpoint_bytes, config.keep or 1)
     run = run or create_run(scale.runs, scale.name, recipe.name())
-    run.describe(recipe, config, scale, data)
-    print(plan_text(plan, recipe, config, where, run.folder), flush=True)
-    if scale.resume:
-        print(f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True)
     progress, row = Progress(recipe, config), {}
     go_on = f"go on with: {this_command()} train --resume {run.name}{elsewhere(run)}"
     try:
         with run.lock():
+            run.describe(recipe, config, scale, data)
+            print(plan_text(plan, recipe, config, where, run.folder), flush=True)
+            if scale.resume:
+                print(
+                    f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True
+                )
             for row in drive(recipe, config, scale, run):
                 progress.show(row)
     except KeyboardInterrupt:
-        fail(f"Stopped; {go_on}", 130)
+        fail(f"Stopped; {go_on}", 130, at_once=True)
     if row.get("interrupted"):
         fail(f"Stopped after step {row['step']:,}, which is saved; {go_on}", 130)
     finish(run)
@@ -190,18 +192,16 @@ def parse_train(recipe: Recipe, config: TrainConfig, arguments: Sequence[str], c
     return parse(options, arguments, command)
 
 
-def place(config: TrainConfig, scale: ScaleConfig, world_size: int) -> str:
-    """Where the workers run, in words."""
+def place(scale: ScaleConfig, sizes: Sequence[int], world_size: int) -> str:
+    """Where the workers run, in words; `sizes` are the numbers of workers on Ray that can be used."""
     if world_size > 1:
         return f"{world_size} processes of torchrun"
     if scale.workers == 0:
         return "this process, without Ray"
     from onehour.cluster.address import cluster_address
-    from onehour.training.plan import usable_sizes
 
     address = cluster_address(scale.address)
-    sizes = " or ".join(str(size) for size in usable_sizes(config, scale))
-    each = f"{sizes} on Ray" + (", a GPU each" if scale.gpu else "")
+    each = f"{' or '.join(map(str, sizes))} on Ray" + (", a GPU each" if scale.gpu else "")
     return f"{each}, on the cluster at {address}" if address else f"{each}, on this machine"
 
 

@@ -116,6 +116,39 @@ def test_a_mistake_in_a_recipe_is_tried_once_more_and_then_shown_once(tmp_path, 
     assert len(told) <= 1
 
 
+HANGS = """
+import os, time
+from dataclasses import dataclass
+from onehour.recipes.toy import Toy
+
+@dataclass(frozen=True)
+class Hangs(Toy):
+    def loss(self, model, batch):
+        CALLS.append(1)
+        if len(CALLS) == 8 and os.environ.get("RANK") == "1":
+            time.sleep(1000)
+        return super().loss(model, batch)
+
+CALLS = []
+"""
+
+
+def test_a_worker_that_hangs_is_ended_and_shows_where(tmp_path, local_ray):
+    """Rank 1 sleeps in its loss, rank 0 waits for it in all-reduce: both are ended, and both stacks are shown."""
+    path = tmp_path / "hangs.py"
+    path.write_text(HANGS)
+    recipe = find_recipe(str(path))()
+    config = dataclasses.replace(recipe.defaults(), num_steps=20)
+    run = create_run(tmp_path, None, "hangs")
+    scale = ScaleConfig(workers=2, cpus_per_worker=0.5, hang_timeout="8s", max_failures=0)
+    run.describe(recipe, config, scale, prepare(recipe))
+    with pytest.raises(TrainingError, match=r"No step was done in time \(--hang-timeout\)") as error:
+        list(train_on_ray(recipe, config, scale, run))
+    ranks = str(error.value).partition("--- rank_1")
+    assert "in loss" in ranks[2]
+    assert "--- rank_0" in ranks[0] and "in one_step" in ranks[0]
+
+
 def onehour(folder, *arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "onehour", "train", *arguments, f"--runs={folder}"],

@@ -33,6 +33,18 @@ def test_the_newest_checkpoints_stay_and_the_best(tmp_path):
         save(State({}, {"step": step, "held_out_loss": loss}), run, 2)
     assert run.checkpoints() == [run.checkpoint_at(step) for step in (2, 5, 6)]
     assert run.best_checkpoint() == run.checkpoint_at(2)
+    (run.checkpoint_at(2) / "checkpoint.json").write_text('{"held_ou')  # damaged: it does not stop the next one
+    save(State({}, {"step": 7, "held_out_loss": 5.0}), run, 2)
+    assert run.best_checkpoint() == run.checkpoint_at(6)
+
+
+def test_an_error_of_the_data_is_not_told_as_a_full_disk(tmp_path):
+    def reports():
+        yield from ()
+        raise FileNotFoundError("train.arrow")
+
+    with pytest.raises(FileNotFoundError, match=r"train\.arrow"):
+        list(keep(reports(), create_run(tmp_path, None, "toy")))
 
 
 def test_what_a_killed_writer_left_is_swept(tmp_path):

@@ -23,7 +23,7 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
-from onehour.cluster.preflight import cpus_of_each
+from onehour.cluster.preflight import cpus_of_each, nodes
 from onehour.cluster.worker import train_worker
 from onehour.config import ScaleConfig, TrainConfig, seconds
 from onehour.recipe import Recipe
@@ -66,7 +66,7 @@ class Attempt:
             "start": str(start) if start else None,
             "hang_seconds": seconds(scale.hang_timeout),
         }
-        cpus = cpus_of_each(scale, workers)
+        cpus = cpus_of_each(scale, workers, nodes())
         self.trainer = Trainer(
             train_worker,
             train_loop_config=job,

@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError
 from onehour.cluster.address import cluster_address
 from onehour.cluster.connect import ray_cluster
 from onehour.cluster.nodes import check_nodes
-from onehour.cluster.preflight import nodes_to_leave, num_nodes, room_to_grow, wait_for_room
+from onehour.cluster.preflight import nodes, nodes_to_leave, room_to_grow, wait_for_room
 from onehour.config import ScaleConfig, TrainConfig, seconds
 from onehour.errors import DivergedError, InputError, TrainingError
 from onehour.recipe import Recipe
@@ -34,10 +34,10 @@ def train_on_ray(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: R
     """
     sizes = usable_sizes(config, scale)
     address = cluster_address(scale.address)
-    with ray_cluster(address), stop_requests() as wish:
+    with ray_cluster(address):
         from onehour.cluster.attempt import Attempt  # ray_cluster has a thread import what this one needs
 
-        if address or num_nodes() > 1:
+        if address or len(nodes()) > 1:
             check_nodes(run)
         patience = seconds(scale.wait or "0s")
         before: str | None = None
@@ -47,9 +47,12 @@ def train_on_ray(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: R
             start, warnings = run.newest_checkpoint()
             yield from ({"warning": warning} for warning in warnings)
             attempt = Attempt(recipe, config, scale, workers, run, start)
-            interrupted = yield from attempt.follow(partial(reason_to_stop, wish, scale, sizes, workers))
+            with stop_requests() as wish:
+                interrupted = yield from attempt.follow(partial(reason_to_stop, wish, scale, sizes, workers))
             if attempt.error is None and (wish.is_set() or not interrupted):
                 return
+            if wish.is_set():
+                raise KeyboardInterrupt
             if attempt.error is not None:
                 num_failures += 1
                 before = diagnose(attempt.error, run, before, scale.max_failures - num_failures)

@@ -2,8 +2,6 @@
 
 import os
 import platform
-import shutil
-import tempfile
 import time
 import uuid
 from importlib.metadata import PackageNotFoundError, version
@@ -11,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from onehour import __version__
 from onehour.errors import InputError
 from onehour.training.run import Run
 
@@ -38,7 +38,11 @@ def check_nodes(run: Run) -> None:
     try:
         done, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
         for answer in done:
-            if trouble := what_is_wrong(ray.get(answer), versions(), began, run.folder):
+            try:
+                trouble = what_is_wrong(ray.get(answer), versions(), began, run.folder)
+            except RayError as error:
+                trouble = f"{str(error).strip().splitlines()[-1]}; install onehour there, or start by `ray job submit`."
+            if trouble:
                 raise InputError(f"The node {asked[answer]} cannot take part: {trouble}")
         if late:
             raise InputError(
@@ -49,20 +53,19 @@ def check_nodes(run: Run) -> None:
 
 
 def examine(marker: str) -> dict[str, Any]:
-    """What this node has. Runs on the node, and needs nothing of onehour there but this function."""
+    """What a node has: its versions, its clock, and whether it sees and may write the folder of `marker`."""
     path = Path(marker)
-    found: dict[str, Any] = {"versions": versions(), "time": time.time(), "host": platform.node()}
-    found["marker"] = path.is_file() and path.read_text() == path.name
-    found["writable"] = os.access(path.parent, os.W_OK)
-    if found["marker"]:
-        found["free"] = shutil.disk_usage(path.parent).free
-    found["temporary"] = shutil.disk_usage(tempfile.gettempdir()).free
-    return found
+    return {
+        "versions": versions(),
+        "time": time.time(),
+        "marker": path.is_file() and path.read_text() == path.name,
+        "writable": os.access(path.parent, os.W_OK),
+    }
 
 
 def versions() -> dict[str, str]:
     """Python and the packages that must be the same everywhere."""
-    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    found = {"Python": ".".join(platform.python_version_tuple()[:2]), "onehour": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name).partition("+")[0]

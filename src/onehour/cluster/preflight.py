@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -15,6 +16,29 @@ SETTLE_SECONDS = (
     5.0  # for what an attempt that has ended held to be given back, and for Ray to notice that a node has gone
 )
 
+Resources = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive, as Ray sees it now."""
+
+    address: str
+    total: Resources
+    free: Resources
+    leaving: bool
+    """Whether it is about to be taken away."""
+
+
+def nodes() -> list[Node]:
+    """The nodes of the cluster that are alive."""
+    leaving, free = state.state.get_draining_nodes(), state.available_resources_per_node()
+    return [
+        Node(node["NodeManagerAddress"], node["Resources"], free.get(node["NodeID"], {}), node["NodeID"] in leaving)
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
 
 def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> Generator[dict[str, Any], None, int]:
     """Wait until there is room for the least of `sizes` workers; returns the largest of them that there is room for.
@@ -26,13 +50,14 @@ def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> 
     """
     began, told = time.monotonic(), False
     while True:
+        there = [node for node in nodes() if not node.leaving]
         waited = time.monotonic() - began
-        room = largest_size(scale, sizes, nodes(free=True))
-        hoped = largest_size(scale, sizes, nodes(free=False))
+        room = largest_size(scale, sizes, there, [node.free for node in there])
+        hoped = largest_size(scale, sizes, there, [node.total for node in there])
         if room and (room == hoped or waited > SETTLE_SECONDS):
             return room
         if not hoped or waited > SETTLE_SECONDS:
-            lack = what_is_missing(scale, min(sizes), "" if hoped else " in all")
+            lack = what_is_missing(scale, min(sizes), there, free=bool(hoped))
             if waited >= patience:
                 raise InputError(lack if not patience else f"{lack} Nothing came in {patience:g} s.")
             if not told:
@@ -41,68 +66,48 @@ def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> 
         time.sleep(LOOK_SECONDS)
 
 
-def num_nodes() -> int:
-    """The nodes of the cluster that are alive."""
-    return sum(node["Alive"] for node in ray.nodes())
-
-
-def nodes(free: bool) -> list[dict[str, float]]:
-    """The resources of each node that is alive and not about to be taken away; `free`: those that nobody uses."""
-    leaving = state.state.get_draining_nodes()
-    unused = state.available_resources_per_node()
-    return [
-        unused.get(node["NodeID"], {}) if free else node["Resources"]
-        for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in leaving
-    ]
-
-
-def largest_size(scale: ScaleConfig, sizes: Sequence[int], there: list[dict[str, float]]) -> int:
-    """The largest of `sizes` for which there is room on these nodes; 0 if there is for none."""
-    fitting = (n for n in sizes if sum(room_on(node, cpus_of_each(scale, n), scale.gpu) for node in there) >= n)
+def largest_size(scale: ScaleConfig, sizes: Sequence[int], there: list[Node], room: list[Resources]) -> int:
+    """The largest of `sizes` for which there is `room` on the nodes that are there; 0 if there is for none."""
+    fitting = (n for n in sizes if sum(room_on(r, cpus_of_each(scale, n, there), scale.gpu) for r in room) >= n)
     return max(fitting, default=0)
 
 
 def room_to_grow(scale: ScaleConfig, sizes: Sequence[int], workers: int) -> int:
     """The largest of `sizes` for which there would be room, while `workers` of this run hold theirs."""
-    unused = sum(room_on(node, cpus_of_each(scale, max(sizes)), scale.gpu) for node in nodes(free=True))
-    return max((n for n in sizes if n <= workers + unused), default=0)
+    there = [node for node in nodes() if not node.leaving]
+    cpus = cpus_of_each(scale, max(sizes), there)
+    room = workers + sum(room_on(node.free, cpus, scale.gpu) for node in there)
+    return max((n for n in sizes if n <= room), default=0)
 
 
 def nodes_to_leave() -> list[str]:
-    """The addresses of nodes on which something of ours runs and which are about to be taken away."""
-    leaving = state.state.get_draining_nodes()
-    unused = state.available_resources_per_node()
-    return [
-        node["NodeManagerAddress"]
-        for node in ray.nodes()
-        if node["NodeID"] in leaving and unused.get(node["NodeID"], {}).get("CPU", 0) < node["Resources"].get("CPU", 0)
-    ]
+    """The addresses of nodes whose CPUs are in use and which are about to be taken away."""
+    return [node.address for node in nodes() if node.leaving and node.free.get("CPU", 0) < node.total.get("CPU", 0)]
 
 
-def cpus_of_each(scale: ScaleConfig, workers: int) -> float:
+def cpus_of_each(scale: ScaleConfig, workers: int, there: list[Node]) -> float:
     """The CPU cores of each worker: those asked for, or the cores of the one machine shared equally, or 1."""
-    there = nodes(free=False)
-    return scale.cpus_per_worker or (max(1.0, there[0].get("CPU", 0) // workers) if len(there) == 1 else 1.0)
+    shared = max(1.0, there[0].total.get("CPU", 0) // workers) if len(there) == 1 else 1.0
+    return scale.cpus_per_worker or shared
 
 
-def room_on(node: dict[str, float], cpus: float, gpu: bool) -> int:
+def room_on(node: Resources, cpus: float, gpu: bool) -> int:
     """How many workers fit on one node with these resources."""
     room = int(node.get("CPU", 0) / cpus + 1e-9)
     return min(room, int(node.get("GPU", 0))) if gpu else room
 
 
-def what_is_missing(scale: ScaleConfig, workers: int, in_all: str) -> str:
-    """A sentence that says what was asked, what there is and what to do."""
-    there = nodes(free=not in_all)
-    num_cpus, num_gpus = (sum(node.get(kind, 0) for node in there) for kind in ("CPU", "GPU"))
-    cpus = cpus_of_each(scale, workers)
-    room = sum(room_on(node, cpus, scale.gpu) for node in there)
+def what_is_missing(scale: ScaleConfig, workers: int, there: list[Node], free: bool) -> str:
+    """A sentence that says what was asked, what there is (or what of it is `free`) and what to do."""
+    resources = [node.free if free else node.total for node in there]
+    num_cpus, num_gpus = (sum(each.get(kind, 0) for each in resources) for kind in ("CPU", "GPU"))
+    cpus = cpus_of_each(scale, workers, there)
+    room = sum(room_on(each, cpus, scale.gpu) for each in resources)
     asked = f"{cpus:g} CPU core{'s' if cpus != 1 else ''}{' and a GPU' if scale.gpu else ''}"
     hint = f"use --workers {room}" if room else "ask for less for each worker"
     if not scale.gpu and len(there) == 1:
         hint += f", or let workers share cores by --cpus-per-worker {num_cpus / workers:.2g}"
     return (
         f"{workers} workers with {asked} each do not fit on {len(there)} node{'s' if len(there) != 1 else ''} with "
-        f"{num_cpus:g} CPU cores and {num_gpus:g} GPUs {'in all' if in_all else 'free'}; {hint}."
+        f"{num_cpus:g} CPU cores and {num_gpus:g} GPUs {'free' if free else 'in all'}; {hint}."
     )

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import disk_usage
 
+from onehour import __version__
 from onehour.cluster.address import RAY_NOTE, answers
 from onehour.data.prepare import cache_folder
 from onehour.data.text import standard_library
@@ -18,7 +19,7 @@ from onehour.show.table import labelled
 from onehour.show.terminal import in_bytes
 
 GB = 10**9
-PACKAGES = ("onehour", "torch", "ray", "numpy", "pyarrow", "safetensors", "tyro", "matplotlib", "plotext")
+PACKAGES = ("torch", "ray", "numpy", "pyarrow", "safetensors", "tyro", "matplotlib", "plotext")
 EXTRAS = {
     "sklearn": ("digits", "onehour train digits has no images", "scikit-learn"),
     "tokenizers": ("bpe", "onehour train gpt --vocab-size has nothing to learn byte pairs with", "tokenizers"),
@@ -58,7 +59,7 @@ def examine(runs: Path) -> Iterator[Finding]:
 
 def packages() -> Finding:
     """The versions of what onehour stands on."""
-    versions = {name: installed(name) for name in PACKAGES}
+    versions = {"onehour": __version__} | {name: installed(name) for name in PACKAGES}
     there = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
     missing = " and ".join(name for name, number in versions.items() if not number)
     if missing:

@@ -16,7 +16,6 @@ import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from onehour import __version__
 from onehour.config import TrainConfig
 from onehour.data.prepare import Data
 from onehour.errors import InputError
@@ -148,7 +148,7 @@ def facts_of(
         "config": asdict(config),
         "data": data.digest,
         "num_workers": worker.world_size,
-        "versions": {"onehour": version("onehour"), "torch": torch.__version__},
+        "versions": {"onehour": __version__, "torch": torch.__version__},
     }
 
 

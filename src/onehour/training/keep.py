@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +25,42 @@ def keep(reports: Iterable[Report], run: Run, num_checkpoints: int | None = None
         TrainingError: the folder cannot be written (a full disk); the checkpoints so far stay as they are.
     """
     sweep(run)
+    writing: Future[None] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as writer:
-        writing: Future[None] | None = None
-        try:
-            for report in reports:
+        for report in with_samples_that_diverged(reports, run):
+            with a_full_disk_told(run):
                 if writing and (report.checkpoint or writing.done()):
                     writing.result()  # raises what went wrong
                 if report.checkpoint:
                     writing = writer.submit(save, report.checkpoint.copy(), run, num_checkpoints)
                 append(run.metrics_file, [to_row(report)])
                 append(run.audit_file, report.trained)
-                yield report
+            yield report
+        with a_full_disk_told(run):
             if writing:
                 writing.result()
-        except OSError as error:
-            raise TrainingError(
-                f"The run {run.name} could not be kept in {run.folder}: {error.strerror or error}; make room there and go on "
-                f"with: onehour train --resume {run.name} --runs {run.folder.parent}"
-            ) from error
-        except DivergedError as error:
-            ids = {"step": error.step, "sample_ids": error.sample_ids}
-            (run.folder / "diverged.json").write_text(json.dumps(ids))
-            raise
+
+
+@contextmanager
+def a_full_disk_told(run: Run) -> Iterator[None]:
+    """Turn an error of the disk into a TrainingError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"The run {run.name} could not be kept in {run.folder}: {error.strerror or error}; make room there and go on "
+            f"with: onehour train --resume {run.name} --runs {run.folder.parent}"
+        ) from error
+
+
+def with_samples_that_diverged(reports: Iterable[Report], run: Run) -> Iterator[Report]:
+    """Pass the reports on; where the training diverges, write diverged.json first."""
+    try:
+        yield from reports
+    except DivergedError as error:
+        ids = {"step": error.step, "sample_ids": error.sample_ids}
+        (run.folder / "diverged.json").write_text(json.dumps(ids))
+        raise
 
 
 def save(state: State, run: Run, num_checkpoints: int | None) -> None:

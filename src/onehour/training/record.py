@@ -37,7 +37,7 @@ class Record:
         self.first: list[dict[str, Any]] = [
             {
                 "attempt": self.attempt,
-                "from": origin and {"attempt": origin["attempt"], "step": origin["step"]},
+                "from": origin and {"attempt": origin.get("attempt"), "step": origin["step"]},
                 "num_workers": worker.world_size,
                 "seed": config.seed,
                 "global_batch_size": config.global_batch_size,

@@ -14,7 +14,7 @@ import re
 import shutil
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import nn
 
+from onehour import __version__
 from onehour.config import ScaleConfig, TrainConfig
 from onehour.data.prepare import Data
 from onehour.errors import InputError
@@ -88,7 +89,7 @@ class Run:
             "recipe": recipe.describe(),
             "train": asdict(config),
             "scale": asdict(scale),
-            "versions": {name: version(name) for name in ("onehour", "torch", "ray")},
+            "versions": {"onehour": __version__} | {name: version(name) for name in ("torch", "ray")},
         }
         (self.folder / "config.json").write_text(json.dumps(content, indent=2, default=str))
         shutil.copytree(data.folder, self.folder / "data", ignore=shutil.ignore_patterns("*.arrow"), dirs_exist_ok=True)
@@ -120,7 +121,10 @@ class Run:
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint of the lowest held-out loss, or None if none was evaluated."""
-        losses = {folder: read_facts(folder).get("held_out_loss") for folder in self.checkpoints()}
+        losses: dict[Path, float | None] = {}
+        for folder in self.checkpoints():
+            with suppress(OSError, ValueError):  # a damaged checkpoint.json
+                losses[folder] = read_facts(folder).get("held_out_loss")
         evaluated = {folder: loss for folder, loss in losses.items() if loss is not None}
         return min(evaluated, key=lambda folder: evaluated[folder], default=None)
 
