@@ -121,18 +121,21 @@ def test_workers_follow_the_nodes_that_go_and_come(tmp_path, cluster):
 
 def test_without_a_spare_it_says_what_it_waits_for_and_then_ends(tmp_path, cluster):
     run, _, rows = start(tmp_path, 500, 4, wait="6s")
-    told = []
+    told, good = [], []
 
     def follow():
         for row in rows:
             told.append(row.get("warning"))
             if row.get("step") == 30:
+                good.append(run.newest_checkpoint()[0])
                 cluster.remove_node(cluster.nodes[0], allow_graceful=False)
 
     with pytest.raises(InputError, match=r"4 workers .* do not fit on \d nodes with 2 CPU cores .*Nothing came in 6 s"):
         follow()
     assert any(warning and warning.startswith("Waiting for up to 6 s: 4 workers") for warning in told)
-    assert run.newest_checkpoint()[0] == run.checkpoint_at(20)
+    assert good == [run.checkpoint_at(20)]
+    newest, damaged = run.newest_checkpoint()  # the workers may have saved once more before the node was gone
+    assert newest >= good[0] and damaged == []
 
 
 def test_the_controller_is_killed(tmp_path, cluster):

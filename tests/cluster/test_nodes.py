@@ -26,7 +26,7 @@ def answer(**changes):
         ({"versions": versions() | {"onehour": "0.0.1"}}, "onehour is 0.0.1 there and "),
         ({"marker": False}, "it does not see /shared/runs/gpt-1; choose a folder that all nodes share by --runs."),
         ({"writable": False}, "it must not write to /shared/runs/gpt-1; change its rights"),
-        ({"time": time.time() - 3600}, "its clock is -36"),
+        ({"time": 0.0}, "its clock is -"),
     ],
 )
 def test_what_is_wrong_with_a_node(changes, said):
