@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from onehour.cluster.address import answers
+from onehour.cluster.address import RAY_NOTE, answers
 from onehour.recipes.toy import Toy
 from onehour.training.loop import train
 
@@ -40,9 +40,9 @@ def cluster(tmp_path_factory):
         "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
-    jobs = free_port()
+    port, jobs = free_port(), free_port()
     head = subprocess.Popen(
-        [BIN / "ray", "start", "--head", "--block", "--num-cpus=4", f"--port={free_port()}", "--node-ip-address=127.0.0.1",
+        [BIN / "ray", "start", "--head", "--block", "--num-cpus=4", f"--port={port}", "--node-ip-address=127.0.0.1",
          "--dashboard-host=127.0.0.1", f"--dashboard-port={jobs}", "--object-store-memory=100000000"],
         env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
@@ -51,6 +51,8 @@ def cluster(tmp_path_factory):
     yield f"http://127.0.0.1:{jobs}", env
     os.killpg(head.pid, signal.SIGTERM)
     head.wait(timeout=60)
+    if RAY_NOTE.is_file() and RAY_NOTE.read_text().strip() == f"127.0.0.1:{port}":  # Ray leaves it behind
+        RAY_NOTE.unlink()
 
 
 def submit(cluster, *arguments):
