@@ -10,6 +10,7 @@ A row a fault: what the training said about it after how many seconds, the first
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -54,7 +55,7 @@ class Chaos:
             "--checkpoint-every=50", "--evaluate-every=None", "--audit", "--max-failures=1000", "--wait=2m",
             f"--address={self.cluster.address}", f"--runs={self.folder}",
         ]  # fmt: skip
-        return subprocess.Popen(command, stdout=(self.folder / "said.txt").open("ab"), stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, stdout=(self.folder.parent / "said.txt").open("ab"), stderr=subprocess.STDOUT)
 
     def steps(self) -> int:
         """The step of the last row of metrics.jsonl, or 0."""
@@ -65,7 +66,7 @@ class Chaos:
 
     def said(self) -> str:
         """What the command line has printed."""
-        return (self.folder / "said.txt").read_text()
+        return (self.folder.parent / "said.txt").read_text()
 
     def wait_until(self, done: Callable[[], bool], what: str) -> float:
         """Seconds until `done`; goes on with --resume if the command line has ended."""
@@ -140,13 +141,9 @@ class Chaos:
 
     def full(self) -> None:
         """The disk is full until the training gives up."""
-        with (self.folder / BALLAST).open("wb") as ballast:
-            try:
-                while True:
-                    ballast.write(bytes(4096))
-                    ballast.flush()
-            except OSError:
-                return
+        with (self.folder / BALLAST).open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(4096))
 
     def end(self) -> int:
         """SIGTERM: the last step is finished and saved. Returns its number."""
@@ -183,7 +180,8 @@ def main() -> None:
     arguments = parser.parse_args()
     stay_on_loopback()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = Path(name) / "disk"  # what the training says goes beside it, and is heard when the disk is full
+        folder.mkdir()
         small = os.geteuid() == 0 and sys.platform == "linux"
         if small:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], check=True)

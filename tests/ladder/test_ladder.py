@@ -78,12 +78,13 @@ def in_process(recipe: Recipe, config: TrainConfig, folder: Path) -> Run:
 
 def on_torchrun(recipe: Recipe, config: TrainConfig, folder: Path, processes: int) -> Run:
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options_of(recipe, config).items()]
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0",
          "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "onehour", "train", recipe.name(), "--workers=0",
          f"--runs={folder}", "--name=torchrun", *arguments],
-        check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     return Run(folder / "torchrun")
 
 

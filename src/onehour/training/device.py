@@ -1,5 +1,6 @@
 """Where a worker computes, and in which precision: the one place that knows about devices."""
 
+import atexit
 import os
 import resource
 import sys
@@ -38,6 +39,7 @@ def this_worker(config: TrainConfig) -> Worker:
         torch.cuda.set_device(device)
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)  # gloo's threads abort a process that ends while they run
     return Worker(rank, world_size, device)
 
 
