@@ -82,7 +82,7 @@ def on_torchrun(recipe: Recipe, config: TrainConfig, folder: Path, processes: in
         [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0",
          "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "onehour", "train", recipe.name(), "--workers=0",
          f"--runs={folder}", "--name=torchrun", *arguments],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return Run(folder / "torchrun")
