@@ -138,8 +138,8 @@ def test_without_a_spare_it_says_what_it_waits_for_and_then_ends(tmp_path, clust
     assert newest >= good[0] and damaged == []
 
 
-def test_the_controller_is_killed(tmp_path, cluster):
-    run, reference, rows = start(tmp_path, 100, 2, max_failures=1)
+def test_the_controller_is_killed_and_the_places_that_it_held_are_free_again(tmp_path, cluster):
+    run, reference, rows = start(tmp_path, 100, 4, max_failures=1, wait="30s")
     for row in rows:
         if row.get("step") == 50 and not (tmp_path / "killed").exists():
             (tmp_path / "killed").touch()

@@ -38,8 +38,8 @@ NO_RETRIES = FailureConfig(max_failures=0, controller_failure_limit=0, max_preem
 class Trainer(TorchTrainer):
     """TorchTrainer without two actors that have nothing to do here.
 
-    One serves Ray datasets, the other frees the workers' places after the controller, which Ray does, too. Each is a
-    Python process, whose start takes 2 seconds of a core and whose idling takes 1 % of one.
+    One serves Ray datasets, the other frees the workers' places after a controller that was killed, which preflight.py
+    does. Each is a Python process, whose start takes 2 seconds of a core and whose idling takes 1 % of one.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

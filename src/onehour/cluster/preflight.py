@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray import PlacementGroupID
 from ray._private import state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+from ray.util import remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from onehour.config import ScaleConfig
 from onehour.errors import InputError
@@ -50,6 +54,7 @@ def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> 
     """
     began, told = time.monotonic(), False
     while True:
+        give_back_places_of_the_dead()
         there = [node for node in nodes() if not node.leaving]
         waited = time.monotonic() - began
         room = largest_size(scale, sizes, there, [node.free for node in there])
@@ -64,6 +69,18 @@ def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> 
                 told = True
                 yield {"warning": f"Waiting for up to {patience:g} s: {lack}"}
         time.sleep(LOOK_SECONDS)
+
+
+def give_back_places_of_the_dead() -> None:
+    """Remove the placement groups of this program's actors that have died, such as a controller that was killed.
+
+    Ray itself keeps them until the program ends as well, so the next attempt would wait for room in vain.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for data in state.state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(data)
+        if group.creator_actor_dead and group.creator_job_id.hex() == job:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
 def largest_size(scale: ScaleConfig, sizes: Sequence[int], there: list[Node], room: list[Resources]) -> int:
