@@ -125,6 +125,6 @@ def what_is_missing(scale: ScaleConfig, workers: int, there: list[Node], free: b
     if not scale.gpu and len(there) == 1:
         hint += f", or let workers share cores by --cpus-per-worker {num_cpus / workers:.2g}"
     return (
-        f"{workers} workers with {asked} each do not fit on {len(there)} node{'s' if len(there) != 1 else ''} with "
+        f"{workers} worker{'s' if workers != 1 else ''} with {asked} each do not fit on {len(there)} node{'s' if len(there) != 1 else ''} with "
         f"{num_cpus:g} CPU cores and {num_gpus:g} GPUs {'free' if free else 'in all'}; {hint}."
     )

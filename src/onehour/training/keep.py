@@ -47,10 +47,15 @@ def a_full_disk_told(run: Run) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise TrainingError(
-            f"The run {run.name} could not be kept in {run.folder}: {error.strerror or error}; make room there and go on "
-            f"with: onehour train --resume {run.name} --runs {run.folder.parent}"
-        ) from error
+        raise TrainingError(not_kept(run, error.strerror or str(error))) from error
+
+
+def not_kept(run: Run, reason: str) -> str:
+    """What to tell when the run's folder cannot be written."""
+    return (
+        f"The run {run.name} could not be kept in {run.folder}: {reason}; make room there and go on "
+        f"with: onehour train --resume {run.name} --runs {run.folder.parent}"
+    )
 
 
 def with_samples_that_diverged(reports: Iterable[Report], run: Run) -> Iterator[Report]:

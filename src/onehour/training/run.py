@@ -168,17 +168,16 @@ def create_run(runs: Path, name: str | None, recipe_name: str) -> Run:
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
         raise InputError(f"The run name {name!r} cannot be used; choose one of letters, digits, '-', '_' and '.'.")
     names = [name] if name else (f"{recipe_name}-{number}" for number in range(1, 1_000_000))
-    for candidate in names:
-        try:
-            runs.mkdir(parents=True, exist_ok=True)
-            (runs / candidate).mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise InputError(
-                f"Runs cannot be kept in {runs} ({error.strerror}); choose another folder by --runs."
-            ) from error
-        return Run(runs / candidate)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for candidate in names:
+            with suppress(FileExistsError):
+                (runs / candidate).mkdir()
+                return Run(runs / candidate)
+    except OSError as error:
+        raise InputError(
+            f"Runs cannot be kept in {runs} ({error.strerror}); choose another folder by --runs."
+        ) from error
     raise InputError(
         f"There is a run {name} in {runs} already; go on with it by --resume {name}, or choose another --name."
     )
