@@ -1,6 +1,7 @@
 """The tables of README's "When something goes wrong": every row is run, and has to say and end as the table says.
 
-The commands run in this process, on a Ray of three nodes. Whatever goes on after a fault has to lose no sample, train none twice, and end with the weights of a run that nothing happened to.
+The commands run in this process, on a Ray of three nodes. Whatever goes on after a fault has to lose no sample, train
+none twice, and end with the weights of a run that nothing happened to.
 """
 
 import contextlib
@@ -34,15 +35,16 @@ CALLS = []
 
 @dataclass(frozen=True)
 class Slow(Toy):
-    trouble: str = ""  # what happens to rank 1 in its loss, the first time or each time that it comes there
-    once: bool = True
+    trouble: str = ""  # what happens to rank 1 in its loss
+    seen: str = ""  # the file that tells that it has happened, so that it does not happen again
 
     def loss(self, model, batch):
         time.sleep(0.02)
         CALLS.append(1)
-        first = Path(__file__).with_name("seen")
-        if self.trouble and os.environ.get("RANK") == "1" and len(CALLS) == 35 and not (self.once and first.exists()):
-            first.touch()
+        again = self.seen and Path(self.seen).exists()
+        if self.trouble and os.environ.get("RANK") == "1" and len(CALLS) == 35 and not again:
+            if self.seen:
+                Path(self.seen).touch()
             if self.trouble == "hang":
                 time.sleep(1000)
             raise ArithmeticError("seven is not a number")
@@ -121,7 +123,15 @@ class Training:
 
     def line(self, *options, what="slow.py"):
         what = str(self.folder / what) if what.endswith(".py") else what
-        return ["train", what, *OPTIONS, "--workers=2", "--cpus-per-worker=1", f"--runs={self.run.folder.parent}", *options]
+        return [
+            "train",
+            what,
+            *OPTIONS,
+            "--workers=2",
+            "--cpus-per-worker=1",
+            f"--runs={self.run.folder.parent}",
+            *options,
+        ]
 
     def end(self, *options, at=30, fault=None, what="slow.py"):
         """Train; let the fault happen after the step `at`. Returns the exit code."""
@@ -196,15 +206,15 @@ def the_controller(training):
 
 
 def an_exception_once(training):
-    return training.end("--trouble=raise")
+    return training.end("--trouble=raise", f"--seen={training.folder / 'seen'}")
 
 
 def an_exception_twice(training):
-    return training.end("--trouble=raise", "--no-once")
+    return training.end("--trouble=raise")
 
 
 def a_hang(training):
-    return training.end("--trouble=hang", "--hang-timeout=8s")
+    return training.end("--trouble=hang", f"--seen={training.folder / 'seen'}", "--hang-timeout=8s")
 
 
 def a_damaged_checkpoint(training):

@@ -1,8 +1,6 @@
 """Several Ray nodes on this machine, of which some die, come, or are taken away while a training runs."""
 
 import dataclasses
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,6 @@ from onehour.cluster.connect import stay_on_loopback
 from onehour.cluster.launch import train_on_ray
 from onehour.config import ScaleConfig
 from onehour.data.prepare import prepare
-from onehour.errors import InputError
 from onehour.recipe import find_recipe
 from onehour.recipes.toy import Toy
 from onehour.training.checkpoint import read_facts
@@ -70,18 +67,6 @@ def account(run):
     return examine(read_record(run.audit_file), facts["attempt"], facts["step"])
 
 
-def controller_of(cluster):
-    """The process of Ray Train's controller: a child of the raylet of the head."""
-    (raylet,) = cluster.head_node.all_processes["raylet"]
-    found = subprocess.run(
-        ["pgrep", "-P", str(raylet.process.pid), "-f", "ray::TrainController"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(found.stdout)
-
-
 def drain(ray, cluster, node):
     subprocess.run(
         [Path(sys.executable).parent / "ray", "drain-node", f"--address={cluster.address}", f"--node-id={node.node_id}",
@@ -117,32 +102,3 @@ def test_workers_follow_the_nodes_that_go_and_come(tmp_path, cluster):
     proven = account(run)
     assert (proven.lost, proven.twice, proven.wrong, proven.num_steps) == (0, 0, [], 500)
     assert proven.done_again < 20  # after the dead node; who leaves with a notice loses nothing
-
-
-def test_without_a_spare_it_says_what_it_waits_for_and_then_ends(tmp_path, cluster):
-    run, _, rows = start(tmp_path, 500, 4, wait="6s")
-    told, good = [], []
-
-    def follow():
-        for row in rows:
-            told.append(row.get("warning"))
-            if row.get("step") == 30:
-                good.append(run.newest_checkpoint()[0])
-                cluster.remove_node(cluster.nodes[0], allow_graceful=False)
-
-    with pytest.raises(InputError, match=r"4 workers .* do not fit on \d nodes with 2 CPU cores .*Nothing came in 6 s"):
-        follow()
-    assert any(warning and warning.startswith("Waiting for up to 6 s: 4 workers") for warning in told)
-    assert good == [run.checkpoint_at(20)]
-    newest, damaged = run.newest_checkpoint()  # the workers may have saved once more before the node was gone
-    assert newest >= good[0] and damaged == []
-
-
-def test_the_controller_is_killed_and_the_places_that_it_held_are_free_again(tmp_path, cluster):
-    run, reference, rows = start(tmp_path, 100, 4, max_failures=1, wait="30s")
-    for row in rows:
-        if row.get("step") == 50 and not (tmp_path / "killed").exists():
-            (tmp_path / "killed").touch()
-            os.kill(controller_of(cluster), signal.SIGKILL)
-    assert [row["loss"] for row in run.rows()] == pytest.approx(reference, rel=1e-6)
-    assert account(run).num_attempts == 2

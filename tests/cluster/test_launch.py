@@ -17,7 +17,7 @@ from onehour.cluster.launch import train_on_ray
 from onehour.cluster.preflight import room_on
 from onehour.config import ScaleConfig
 from onehour.data.prepare import prepare
-from onehour.errors import InputError, TrainingError
+from onehour.errors import InputError
 from onehour.recipe import find_recipe
 from onehour.recipes.toy import Toy
 from onehour.training.run import create_run
@@ -101,52 +101,6 @@ def test_a_recipe_file_trains_where_the_file_is_not(tmp_path, local_ray):
     run, rows = start(recipe, tmp_path, workers=1)
     assert [row["step"] for row in rows] == list(range(1, 21))
     assert run.newest_checkpoint()[0] == run.checkpoint_at(20)
-
-
-def test_a_mistake_in_a_recipe_is_tried_once_more_and_then_shown_once(tmp_path, local_ray):
-    path = tmp_path / "mine.py"
-    path.write_text(MINE)
-    _, rows = start(find_recipe(str(path))(fail_at=3), tmp_path, workers=1)
-    told = []
-    with pytest.raises(TrainingError) as error:
-        told.extend(row["warning"] for row in rows if "warning" in row)
-    assert str(error.value).count("ArithmeticError: seven is not a number") == 2  # its traceback, and the sentence
-    assert str(error.value).count(f'File "{path}"') <= 1
-    assert "train_on_ray" not in str(error.value)
-    assert len(told) <= 1
-
-
-HANGS = """
-import os, time
-from dataclasses import dataclass
-from onehour.recipes.toy import Toy
-
-@dataclass(frozen=True)
-class Hangs(Toy):
-    def loss(self, model, batch):
-        CALLS.append(1)
-        if len(CALLS) == 8 and os.environ.get("RANK") == "1":
-            time.sleep(1000)
-        return super().loss(model, batch)
-
-CALLS = []
-"""
-
-
-def test_a_worker_that_hangs_is_ended_and_shows_where(tmp_path, local_ray):
-    """Rank 1 sleeps in its loss, rank 0 waits for it in all-reduce: both are ended, and both stacks are shown."""
-    path = tmp_path / "hangs.py"
-    path.write_text(HANGS)
-    recipe = find_recipe(str(path))()
-    config = dataclasses.replace(recipe.defaults(), num_steps=20)
-    run = create_run(tmp_path, None, "hangs")
-    scale = ScaleConfig(workers=2, cpus_per_worker=0.5, hang_timeout="8s", max_failures=0)
-    run.describe(recipe, config, scale, prepare(recipe))
-    with pytest.raises(TrainingError, match=r"No step was done in time \(--hang-timeout\)") as error:
-        list(train_on_ray(recipe, config, scale, run))
-    ranks = str(error.value).partition("--- rank_1")
-    assert "in loss" in ranks[2]
-    assert "--- rank_0" in ranks[0] and "in one_step" in ranks[0]
 
 
 def onehour(folder, *arguments, **options):

@@ -1,6 +1,9 @@
 """A run on Ray: attempts until one ends well, each from the newest good checkpoint."""
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from threading import Event
@@ -16,8 +19,11 @@ from onehour.config import ScaleConfig, TrainConfig, seconds
 from onehour.errors import DivergedError, InputError, TrainingError
 from onehour.recipe import Recipe
 from onehour.training.interrupt import stop_requests
+from onehour.training.keep import not_kept
 from onehour.training.plan import usable_sizes
 from onehour.training.run import Run
+
+BYTES_OF_A_NOTE = 1e5
 
 
 def train_on_ray(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: Run) -> Iterator[dict[str, Any]]:
@@ -77,6 +83,8 @@ def diagnose(error: Exception, run: Run, before: str | None, num_left: int) -> s
     Raises:
         InputError, TrainingError: the worker said so, the same exception came twice, or there is no attempt left.
     """
+    if shutil.disk_usage(run.folder).free < BYTES_OF_A_NOTE:  # the worker could not write down why it stopped
+        raise TrainingError(not_kept(run, os.strerror(errno.ENOSPC))) from error
     if stacks := stacks_of(run):
         told = f"No step was done in time (--hang-timeout); what the workers were at:\n{stacks}"
     elif not run.failure_file.is_file():

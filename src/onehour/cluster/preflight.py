@@ -124,7 +124,8 @@ def what_is_missing(scale: ScaleConfig, workers: int, there: list[Node], free: b
     hint = f"use --workers {room}" if room else "ask for less for each worker"
     if not scale.gpu and len(there) == 1:
         hint += f", or let workers share cores by --cpus-per-worker {num_cpus / workers:.2g}"
+    of_workers, of_nodes = ("" if number == 1 else "s" for number in (workers, len(there)))
     return (
-        f"{workers} worker{'s' if workers != 1 else ''} with {asked} each do not fit on {len(there)} node{'s' if len(there) != 1 else ''} with "
-        f"{num_cpus:g} CPU cores and {num_gpus:g} GPUs {'free' if free else 'in all'}; {hint}."
+        f"{workers} worker{of_workers} with {asked} each do not fit on {len(there)} node{of_nodes} with {num_cpus:g} CPU "
+        f"cores and {num_gpus:g} GPUs {'free' if free else 'in all'}; {hint}."
     )

@@ -148,14 +148,11 @@ class Run:
             lock.release()
 
     def note_failure(self, error: Exception) -> None:
-        """Write failure.json, unless another worker was first: what follows it is mostly its consequence."""
+        """Write failure.json, unless another worker was first (what follows is mostly its consequence) or the disk is full."""
         told = short_traceback(error) or "".join(traceback.format_exception(error))
         content = {"kind": type(error).__name__, "message": str(error), "traceback": told}
-        try:
-            with self.failure_file.open("x") as file:
-                json.dump(content, file)
-        except FileExistsError:
-            return
+        with suppress(OSError), self.failure_file.open("x") as file:
+            json.dump(content, file)
 
 
 def create_run(runs: Path, name: str | None, recipe_name: str) -> Run:
