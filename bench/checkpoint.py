@@ -1,4 +1,4 @@
-"""What checkpoints cost: python bench/checkpoint.py [--rounds 5] [--depth 6]
+"""What checkpoints cost: python bench/checkpoint.py [--rounds 5] [--depth 4]
 
 Training throughput with a checkpoint every 20 steps / without any, gpt in this process, in interleaved pairs. The time
 is that of the whole loop, so what a checkpoint takes from the steps after it counts, too.
@@ -24,7 +24,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--depth", type=int, default=4)
     arguments = parser.parse_args()
     recipe = GPTRecipe(depth=arguments.depth)
     speeds: dict[int | None, list[float]] = {20: [], None: []}

@@ -111,6 +111,7 @@ OPTIONS = (
     "--num-steps=100", "--num-epochs=1", "--global-batch-size=4", "--checkpoint-every=20", "--log-every=1",
     "--evaluate-every=None", "--audit", "--learning-rate=0.005",
 )  # fmt: skip
+EVERY_PLACE = "--cpus-per-worker=2"
 
 
 class Training:
@@ -148,9 +149,9 @@ class Training:
         return 0
 
     @contextlib.contextmanager
-    def elsewhere(self, at=30):
+    def elsewhere(self, *options, at):
         """Train in another process, which has come to step `at`."""
-        command = [sys.executable, "-m", "onehour", *self.line(f"--address={self.cluster.address}")]
+        command = [sys.executable, "-m", "onehour", *self.line(f"--address={self.cluster.address}", *options)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             self.reach(at)
@@ -194,15 +195,15 @@ def a_node_with_a_spare(training):
 
 
 def a_node_without_a_spare(training):
-    code = training.end("--workers=4", "--wait=6s", fault=training.kill_node)
+    code = training.end(EVERY_PLACE, "--wait=6s", fault=training.kill_node)
     training.cluster.add_node(num_cpus=2)
     training.cluster.wait_for_nodes()
     return code
 
 
 def the_controller(training):
-    """With four workers, who need every place of the cluster, those that the dead controller held, too."""
-    return training.end("--workers=4", fault=lambda: training.kill("ray::TrainController"))
+    """Where the workers need every place of the cluster: those that the dead controller held, too."""
+    return training.end(EVERY_PLACE, fault=lambda: training.kill("ray::TrainController"))
 
 
 def an_exception_once(training):
@@ -251,7 +252,7 @@ def a_loss_that_is_not_finite(training):
 
 
 def the_command_line(training):
-    with training.elsewhere() as process:
+    with training.elsewhere(at=30) as process:
         process.kill()
     return training.end(what="--resume=slow-1")
 
@@ -263,7 +264,8 @@ def a_wish_to_stop(training):
 
 
 def two_wishes_to_stop(training):
-    with training.elsewhere() as process:
+    with training.elsewhere("--trouble=hang", at=30) as process:
+        time.sleep(1)  # the workers hang now: the step that the first wish lets them finish never is
         process.send_signal(signal.SIGINT)
         time.sleep(1.1)  # sooner, it would be torchrun's echo of the first
         process.send_signal(signal.SIGINT)

@@ -28,15 +28,7 @@ from onehour.recipes.toy import Toy
 
 @dataclass(frozen=True)
 class Mine(Toy):
-    fail_at: int = 0
-
-    def loss(self, model, batch):
-        CALLS.append(1)
-        if len(CALLS) == self.fail_at:
-            raise ArithmeticError("seven is not a number")
-        return super().loss(model, batch)
-
-CALLS = []
+    pass
 """
 
 
@@ -111,7 +103,7 @@ def onehour(folder, *arguments, **options):
 
 
 def test_a_run_goes_on_at_another_number_of_workers_and_after_control_c(tmp_path):
-    """The command line with a Ray of its own: Ctrl-C, then --resume with one worker instead of two."""
+    """The command line with a Ray of its own: Ctrl-C, then --resume in one process instead of two workers."""
     first = onehour(
         tmp_path, "digits", "--workers=2", "--cpus-per-worker=0.5", "--num-steps=100000", "--checkpoint-every=10",
         "--schedule=constant", start_new_session=True,
@@ -126,7 +118,7 @@ def test_a_run_goes_on_at_another_number_of_workers_and_after_control_c(tmp_path
     assert "Traceback" not in out + err
 
     done = max(int(path.name.partition("_")[2]) for path in checkpoints.glob("step_*"))
-    second = onehour(tmp_path, "--resume=digits-1", "--workers=1", f"--num-steps={done + 20}")
+    second = onehour(tmp_path, "--resume=digits-1", "--workers=0", f"--num-steps={done + 20}")
     out, err = second.communicate(timeout=120)
     assert (second.returncode, err) == (0, "")
     rows = [json.loads(line) for line in (tmp_path / "digits-1" / "metrics.jsonl").read_text().splitlines()]

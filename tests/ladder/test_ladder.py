@@ -177,7 +177,7 @@ def test_ray_gives_the_loss_of_one_process(workers, references, tmp_path, local_
         assert_same_curve(run, references[case])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["digits", "gpt"])  # toy: tests/test_trouble.py
 def test_a_killed_worker_changes_no_bit(case, tmp_path, local_ray):
     recipe, config = CASES[case]
     undisturbed = on_ray(recipe, config, tmp_path, "undisturbed", workers=2)
