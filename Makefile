@@ -25,7 +25,7 @@ bench: .venv/dev
 	$(BIN)/python bench/parity.py
 	$(BIN)/python bench/launch.py
 	$(BIN)/python bench/checkpoint.py
-	$(BIN)/python bench/chaos.py --faults 10
+	$(BIN)/python bench/chaos.py --faults 12
 
 .venv/run: pyproject.toml requirements.lock
 	@echo "Setting up .venv: about a minute, and some 500 MB to download (3 GB where torch brings CUDA) ..."

@@ -1,10 +1,10 @@
 """Faults at random moments into a real training: python bench/chaos.py [--faults 100] [--seed 1]
 
 A cluster of several Ray nodes on this machine trains digits with two workers through the command line. Faults come one
-after another, drawn from the seed: a worker, a node, Ray's controller or the command line itself is killed (SIGKILL),
-a checkpoint is damaged before a worker is killed, the disk is full for a while. After each, training has to go on by
-itself; after the command line was killed or had to give up, by --resume, as a person would. At the end the record of
-the run is examined, and its weights are compared with those of a run that nothing happened to.
+after another, in an order drawn from the seed: a worker, a node, Ray's controller or the command line itself is killed
+(SIGKILL), a checkpoint is damaged before a worker is killed, the disk is full for a while. After each, training has to
+go on by itself; after the command line was killed or had to give up, by --resume, as a person would. At the end the
+record of the run is examined, and its weights are compared with those of a run that nothing happened to.
 
 A row a fault: what the training said about it after how many seconds, the first new step after how many, steps done again.
 """
@@ -42,6 +42,7 @@ class Chaos:
 
         self.folder = folder
         self.chance = random.Random(seed)
+        self.kinds: list[Callable[[], None]] = []
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(3)]
         self.run = Run(folder / "chaos")
@@ -84,8 +85,7 @@ class Chaos:
         """Wait a random while, let one fault happen, and wait until the training goes on."""
         reached = self.steps() + self.chance.randrange(60, 200)
         self.wait_until(lambda: self.steps() >= reached, "the step of the next fault")
-        kinds = [self.worker, self.node, self.controller, self.driver, self.damaged]
-        kind = self.chance.choice(kinds + [self.full] * os.path.ismount(self.folder))  # never the machine's own disk
+        kind = self.next_kind()
         said, at = len(self.said()), self.steps()
         began = time.monotonic()
         kind()
@@ -96,6 +96,14 @@ class Chaos:
         newest = next(reversed(read_record(self.run.audit_file).values()))
         resumed = (newest.facts["from"] or {"step": 0})["step"]
         return {"fault": kind.__name__, "told": told, "again": again, "at": at, "done again": max(0, at - resumed)}
+
+    def next_kind(self) -> Callable[[], None]:
+        """Each kind once in a random order, then each once more in another."""
+        if not self.kinds:
+            self.kinds = [self.worker, self.node, self.controller, self.driver, self.damaged]
+            self.kinds += [self.full] * os.path.ismount(self.folder)  # never the machine's own disk
+            self.chance.shuffle(self.kinds)
+        return self.kinds.pop()
 
     def workers(self) -> list[int]:
         """The process numbers of the training's workers."""
