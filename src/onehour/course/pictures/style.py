@@ -1,0 +1,47 @@
+"""How the pictures of the course look: SVG on a light card, so that a dark page shows them as well."""
+
+import io
+import logging
+from typing import Any
+
+import matplotlib as mpl
+from cycler import cycler
+from IPython.display import SVG
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#3b7dab", "#d9480f", "#2b8a3e", "#7048b6", "#868e96"  # in this order
+INK, PAPER = "#212529", "#fcfcfa"
+
+# Text stays text, drawn by the fonts of whoever reads it: nobody has to install one for Chinese.
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "onehour",  # the same picture has the same bytes
+    "font.family": ["Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "DejaVu Sans", "sans-serif"],
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, GREY]),
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "axes.unicode_minus": False,
+}
+
+
+def new_figure(width: float = 8, height: float = 4) -> Figure:
+    """An empty figure in the style of the course; width and height in inches."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # which of the fonts are not here
+    mpl.rcParams.update(STYLE)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def as_svg(figure: Figure) -> SVG:
+    """A figure as the last line of a cell shows it."""
+    content = io.StringIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    return SVG(content.getvalue())
