@@ -227,9 +227,10 @@ def train_beside_rank_0(recipe: Recipe, config: TrainConfig, start: Path | None)
     """Take part in the training of rank 0, which says and keeps everything."""
     from onehour.training import loop
     from onehour.training.interrupt import stop_requests
+    from onehour.training.keep import keep_part
 
     with stop_requests() as wish:
-        for _ in loop.train(recipe, config, start, wish.is_set):
+        for _ in keep_part(loop.train(recipe, config, start, wish.is_set)):
             pass
 
 

@@ -74,8 +74,9 @@ class TrainConfig:
     """How many checkpoints stay: the newest, and beside them the one of the lowest held-out loss; None keeps all."""
     log_every: int = 10
     """Steps from one report of the training loss to the next."""
-    strategy: Literal["auto", "none", "ddp", "dp"] = "auto"
-    """ddp: DistributedDataParallel; dp: DataParallel (one process, slow); auto: ddp when there are several workers."""
+    strategy: Literal["auto", "none", "ddp", "fsdp", "dp"] = "auto"
+    """ddp: every worker has all the weights; fsdp: each has a part of weights, gradients and moments; dp: DataParallel (one
+    process, slow); auto: ddp when there are several workers."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where the model lives; auto takes the first of cuda, mps and cpu that is there."""
     precision: Literal["float32", "bfloat16"] = "float32"

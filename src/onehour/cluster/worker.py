@@ -10,7 +10,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from onehour.config import TrainConfig
 from onehour.recipe import recipe_from
-from onehour.training.keep import keep
+from onehour.training.keep import keep, keep_part
 from onehour.training.loop import train
 from onehour.training.run import Run
 
@@ -34,10 +34,8 @@ def train_worker(job: dict[str, Any]) -> None:
         try:
             stop()
             reports = train(recipe_from(job["recipe"]), config, start and Path(start), stop)
-            if rank == 0:
-                reports = keep(reports, run, config.keep)
             last = None
-            for report in reports:
+            for report in keep(reports, run, config.keep) if rank == 0 else keep_part(reports):
                 last = report
             if last is None:  # a run that had reached its last step already
                 return

@@ -7,7 +7,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from onehour.config import TrainConfig
@@ -93,8 +92,7 @@ def num_micro_batches(config: TrainConfig, world_size: int) -> int:
     return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= largest)
 
 
-def evaluation_batches(rows: Rows, rank: int, world_size: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """This worker's part of the held-out samples, in order: over all workers each sample comes exactly once."""
-    ids = evaluation_ids(len(rows), rank, world_size)
-    for first in range(ids.start, ids.stop, batch_size):
-        yield rows[range(first, min(first + batch_size, ids.stop))]
+def evaluation_batches(num_samples: int, rank: int, world_size: int, batch_size: int) -> list[range]:
+    """The ids of this worker's part of the held-out samples, in order: over all workers each comes exactly once."""
+    ids = evaluation_ids(num_samples, rank, world_size)
+    return [range(first, min(first + batch_size, ids.stop)) for first in range(ids.start, ids.stop, batch_size)]

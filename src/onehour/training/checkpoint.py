@@ -6,11 +6,13 @@
     checkpoint.json         step, samples, held-out losses, recipe, config, data, versions
     SHA256SUMS              of the files above; `sha256sum -c SHA256SUMS` reads it, too
 
+Of a sharded model, model/ and optimizer/ are folders to which each worker writes its parts (shards.py). Either kind is
+read at any number of workers, sharded or not.
+
 Nothing in it is code, so opening one that somebody else wrote runs nothing. It appears under its name when it is
 complete. A damaged one is recognized by its sums.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -31,6 +34,10 @@ from onehour.data.prepare import Data
 from onehour.errors import InputError
 from onehour.recipe import Recipe
 from onehour.training.device import Worker, set_random_state
+from onehour.training.parallel import part_like
+from onehour.training.sums import SUMS, sum_lines
+
+SHARDED = ("model", "optimizer")  # what may be spread over the workers
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class State:
     """The content of each safetensors file: model, optimizer, random. Made by `state_of` they are the live tensors."""
     facts: dict[str, Any]
     """step, samples, losses, recipe, config, data, versions: what goes into checkpoint.json."""
+    saving: dist.ProcessGroup | None = None
+    """Of a sharded model: the group in which all workers save their parts."""
 
     def copy(self) -> "State":
         """The state as it is now, in the memory of the CPU, for somebody who saves it while the training goes on."""
@@ -48,7 +57,7 @@ class State:
             name: {key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()}
             for name, tensors in self.tensors.items()
         }
-        return State(copies, self.facts)
+        return State(copies, self.facts, self.saving)
 
     def save(self, folder: Path) -> Path:
         """Write the checkpoint to `folder`, by a temporary name beside it.
@@ -68,27 +77,45 @@ class State:
             shutil.rmtree(new, ignore_errors=True)
         return folder
 
+    def save_part(self) -> None:
+        """On the workers beside rank 0, which calls `save`: write this worker's part of a sharded model."""
+        if self.saving:
+            write_sharded(self, None)
 
-def state_of(model: nn.Module, optimizer: Optimizer, random: list[dict[str, Tensor]], facts: dict[str, Any]) -> State:
+
+def state_of(
+    model: nn.Module, optimizer: Optimizer, random: list[dict[str, Tensor]], facts: dict[str, Any],
+    saving: dist.ProcessGroup | None,
+) -> State:  # fmt: skip
     """The state of a training; `random` is the random state of each worker, by rank. The tensors stay the live ones."""
     tensors = {
         "model": model_tensors(model),
         "optimizer": optimizer_tensors(model, optimizer),
         "random": {f"{rank}/{name}": tensor for rank, states in enumerate(random) for name, tensor in states.items()},
     }
-    return State(tensors, facts)
+    return State(tensors, facts, saving)
 
 
 def write(state: State, folder: Path) -> None:
     """Write the files of a checkpoint into `folder`, and make sure that they are on the disk."""
+    sums_of_parts = write_sharded(state, folder) if state.saving else ""
     for name, tensors in state.tensors.items():
-        save_tensors(tensors, folder / f"{name}.safetensors")
+        if not (state.saving and name in SHARDED):
+            save_tensors(tensors, folder / f"{name}.safetensors")
     (folder / "checkpoint.json").write_text(json.dumps(state.facts, indent=2))
-    sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
-    (folder / "SHA256SUMS").write_text(sums)
-    for path in folder.iterdir():
+    own = [path for path in folder.iterdir() if path.is_file()]
+    (folder / SUMS).write_text(sum_lines(own, folder) + sums_of_parts)
+    for path in [*own, folder / SUMS]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def write_sharded(state: State, folder: Path | None) -> str:
+    """Write this worker's parts of a sharded model; `folder` is known to rank 0. Returns the lines of their sums."""
+    from onehour.training.shards import write_parts
+
+    assert state.saving
+    return write_parts({name: state.tensors[name] for name in SHARDED}, folder, state.saving)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -114,26 +141,6 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with the checkpoint in `folder`, in a few words; None if every file has its sum."""
-    sums = folder / "SHA256SUMS"
-    if not sums.is_file():
-        return "SHA256SUMS is missing"
-    for line in sums.read_text(errors="replace").splitlines():
-        expected, _, name = line.partition("  ")
-        if not (folder / name).is_file():
-            return f"{name or 'a name in SHA256SUMS'} is missing"
-        if sha256(folder / name) != expected:
-            return f"{name} has other bytes than were written"
-    return None
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def facts_of(
@@ -204,25 +211,52 @@ def load_model(model: nn.Module, folder: Path) -> None:
     Raises:
         InputError: the checkpoint is of another model, or of another size of it.
     """
-    saved, there = load_file(folder / "model.safetensors"), model_tensors(model)
+    saved, there = shapes_in(folder, "model"), model_tensors(model)
     for name in sorted(saved.keys() | there.keys()):
-        ours, theirs = (tuple(t[name].shape) if name in t else "missing" for t in (there, saved))
+        ours, theirs = (tuple(there[name].shape) if name in there else "missing"), saved.get(name, "missing")
         if ours != theirs:
             raise InputError(
                 f"The checkpoint {folder} is of another model: {name} is {theirs} there and {ours} here; "
                 "use the recipe and the options it was trained with, which are in its checkpoint.json."
             )
-    with torch.no_grad():
-        for name, tensor in there.items():
-            tensor.copy_(saved[name])
+    read_into(there, folder, "model")
 
 
 def load_optimizer(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Put the moments of a checkpoint into `optimizer`, which is over the parameters of `model`."""
-    parameters = dict(model.named_parameters())
-    for name, tensor in load_file(folder / "optimizer.safetensors").items():
-        parameter, _, key = name.rpartition("/")
-        optimizer.state[parameters[parameter]][key] = tensor.to(parameters[parameter].device)
+    parameters, moments = dict(model.named_parameters()), dict[str, Tensor]()
+    for name, shape in shapes_in(folder, "optimizer").items():
+        parameter = parameters[name.rpartition("/")[0]]
+        # A moment is spread over the workers as its parameter is; a count of steps is not.
+        alike = shape == parameter.shape
+        moment = torch.zeros_like(parameter) if alike else torch.zeros(shape, device=parameter.device)
+        moments[name] = optimizer.state[parameter][name.rpartition("/")[2]] = moment
+    read_into(moments, folder, "optimizer")
+
+
+def shapes_in(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors called `name` in a checkpoint: model or optimizer."""
+    file = folder / f"{name}.safetensors"
+    if not file.is_file():
+        from onehour.training.shards import shapes_of_parts
+
+        return shapes_of_parts(folder / name)
+    with safe_open(file, "pt") as opened:
+        return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+
+
+@torch.no_grad()
+def read_into(tensors: dict[str, Tensor], folder: Path, name: str) -> None:
+    """Fill these tensors, whole or sharded, with those called `name` in a checkpoint, whole or sharded."""
+    file = folder / f"{name}.safetensors"
+    if not file.is_file():
+        from onehour.training.shards import read_parts
+
+        read_parts(tensors, folder / name)
+        return
+    saved = load_file(file)
+    for key, tensor in tensors.items():
+        tensor.copy_(part_like(tensor, saved[key]))
 
 
 def load_random(folder: Path, rank: int) -> dict[str, Tensor]:

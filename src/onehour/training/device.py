@@ -22,6 +22,8 @@ class Worker:
     rank: int
     world_size: int
     device: torch.device
+    saving: dist.ProcessGroup | None = None
+    """Where the model is sharded, the group in which all workers save their parts while the training goes on."""
 
 
 def this_worker(config: TrainConfig) -> Worker:
@@ -40,7 +42,8 @@ def this_worker(config: TrainConfig) -> Worker:
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)  # gloo's threads abort a process that ends while they run
-    return Worker(rank, world_size, device)
+    sharded = config.strategy == "fsdp" and world_size > 1
+    return Worker(rank, world_size, device, dist.new_group(backend="gloo") if sharded else None)
 
 
 def find_device(name: str) -> torch.device:

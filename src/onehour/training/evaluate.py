@@ -1,16 +1,17 @@
 """Exact evaluation: every held-out sample counts once, whatever the number of workers."""
 
+import math
 from collections import defaultdict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onehour.config import TrainConfig
 from onehour.data.loader import evaluation_batches
 from onehour.data.prepare import Data
 from onehour.recipe import Recipe
 from onehour.training.device import Worker, autocast, to_device
-from onehour.training.parallel import gather_objects
+from onehour.training.parallel import gather_objects, is_sharded
 
 
 @torch.no_grad()
@@ -21,16 +22,28 @@ def evaluate(recipe: Recipe, model: nn.Module, data: Data, config: TrainConfig, 
     the mean of the means of unequal parts would be wrong. The model is left in training mode.
     """
     batch_size = config.micro_batch_size or max(1, config.global_batch_size // worker.world_size)
+    batches = evaluation_batches(len(data.held_out), worker.rank, worker.world_size, batch_size)
     sums: dict[str, float] = defaultdict(float)
     model.eval()
-    for batch in evaluation_batches(data.held_out, worker.rank, worker.world_size, batch_size):
-        with autocast(worker.device, config.precision):
-            counted = recipe.count(model, to_device(batch, worker.device))
-        for name, value in counted.items():
+    for ids in batches:
+        for name, value in count(recipe, model, data, ids, config, worker).items():
             sums[name] += value.item()
+    if is_sharded(model):  # workers with fewer batches help the others: the weights of a layer are gathered from all
+        largest_share = math.ceil(len(data.held_out) / worker.world_size)
+        for _ in range(math.ceil(largest_share / batch_size) - len(batches)):
+            count(recipe, model, data, range(1), config, worker)
     model.train()
     totals: dict[str, float] = defaultdict(float)
     for part in gather_objects(sums, worker):  # a worker without samples has no names, so this is no all-reduce
         for name, total in part.items():
             totals[name] += total
     return recipe.metrics(dict(totals), len(data.held_out), data.facts)
+
+
+def count(
+    recipe: Recipe, model: nn.Module, data: Data, ids: range, config: TrainConfig, worker: Worker
+) -> dict[str, Tensor]:
+    """What the recipe counts over these held-out samples."""
+    batch = to_device(data.held_out[ids], worker.device)
+    with autocast(worker.device, config.precision):
+        return recipe.count(model, batch)

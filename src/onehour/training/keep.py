@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,20 @@ def keep(reports: Iterable[Report], run: Run, num_checkpoints: int | None = None
         with a_full_disk_told(run):
             if writing:
                 writing.result()
+
+
+def keep_part(reports: Iterable[Report]) -> Iterator[Report]:
+    """The same beside rank 0: nothing is kept, but for this worker's parts of the checkpoints of a sharded model.
+
+    If one of the workers cannot write its part, rank 0 hears of it and ends the training.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as writer:
+        writing: list[Future[None]] = []
+        for report in reports:
+            if report.checkpoint and report.checkpoint.saving:
+                wait(writing)
+                writing = [writer.submit(report.checkpoint.copy().save_part)]
+            yield report
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from onehour.training.device import Worker, autocast, peak_memory, random_state,
 from onehour.training.early_stopping import should_stop
 from onehour.training.evaluate import evaluate
 from onehour.training.optim import build_optimizer, learning_rate_at, set_learning_rate
-from onehour.training.parallel import gather_objects, mean_over_workers, parallelize, without_all_reduce
+from onehour.training.parallel import gather_objects, mean_over_workers, parallelize, whole, without_all_reduce
 from onehour.training.record import Record
 
 
@@ -71,10 +71,10 @@ def train(
 
     torch.manual_seed(config.seed)
     model = recipe.build_model().to(worker.device)
+    wrapped = parallelize(model, config.strategy, worker)
     optimizer = build_optimizer(model, config)
     torch.manual_seed(config.seed + worker.rank)  # what is drawn from here on (dropout) differs between workers
     first, held_out_losses = restore(start, model, optimizer, recipe, config, data, worker)
-    wrapped = parallelize(model, config.strategy, worker)
     order = MicroBatches(
         recipe, data.train, config.seed, config.global_batch_size, worker.rank, worker.world_size, accumulated,
         with_ids=config.audit or config.audit_ids,
@@ -111,7 +111,7 @@ def train(
             random = gather_objects(random_state(worker.device), worker)
             facts = facts_of(step, held_out_losses, recipe, config, data, worker)
             facts |= {"attempt": record.attempt, "held_out_loss": metrics.get("held_out_loss")}
-            checkpoint = state_of(model, optimizer, random, facts)
+            checkpoint = state_of(model, optimizer, random, facts, worker.saving)
         samples = step * config.global_batch_size
         interrupted = interrupted and step < num_steps
         yield Report(step, num_steps, samples, metrics, checkpoint, interrupted, record.gather())
@@ -142,7 +142,7 @@ def one_step(
         mean_loss += loss.detach()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf)
     optimizer.step()
-    return torch.stack([mean_loss, norm])
+    return torch.stack([mean_loss, whole(norm)])
 
 
 def sample_losses(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:

@@ -1,6 +1,6 @@
 """How much memory a training step takes, counted before it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,11 @@ class Memory:
     def total(self) -> int:
         """The sum; Python and torch themselves take some 300 MB more."""
         return self.weights + self.gradients + self.optimizer + self.activations
+
+    def shared_by(self, workers: int) -> "Memory":
+        """The memory of each worker that has a part of the model; the whole layer that computes is not counted."""
+        parts = {name: getattr(self, name) // workers for name in ("weights", "gradients", "optimizer")}
+        return replace(self, **parts)
 
 
 def estimate_memory(recipe: Recipe, model: nn.Module, config: TrainConfig, rows: Rows, micro_batch_size: int) -> Memory:

@@ -14,11 +14,13 @@ T = TypeVar("T")
 
 
 def parallelize(model: nn.Module, strategy: str, worker: Worker) -> nn.Module:
-    """`model`, wrapped by a strategy of `TrainConfig.strategy`; its parameters stay the same objects.
+    """`model`, wrapped by a strategy of `TrainConfig.strategy`. The optimizer is built afterwards, over `model`.
 
     none: as it is, for one worker.
     ddp: DistributedDataParallel. Every worker has all the weights and a share of the batch; gradients are averaged
         while backward still runs (Li et al. 2020, https://arxiv.org/abs/2006.15704).
+    fsdp: fully_shard (FSDP2). Every worker keeps a part of each weight, its gradient and its moments; the weights of a
+        layer come together while the layer computes (Zhao et al. 2023, https://arxiv.org/abs/2304.11277).
     dp: DataParallel. One process copies the model to each of its GPUs at every step; taught, not recommended.
 
     Raises:
@@ -26,20 +28,63 @@ def parallelize(model: nn.Module, strategy: str, worker: Worker) -> nn.Module:
     """
     if strategy == "auto":
         strategy = "ddp" if worker.world_size > 1 else "none"
-    if strategy != "ddp" and worker.world_size > 1:
+    if strategy in ("none", "dp") and worker.world_size > 1:
         raise InputError(
-            f"--strategy {strategy} is for one worker, and there are {worker.world_size}; use --strategy ddp."
+            f"--strategy {strategy} is for one worker, and there are {worker.world_size}; use --strategy ddp or fsdp."
         )
     if strategy == "dp":
         return DataParallel(model)
     if strategy == "ddp" and worker.world_size > 1:
         device_ids = [worker.device] if worker.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
+    if strategy == "fsdp" and worker.world_size > 1:
+        return shard(model, worker)
     return model
+
+
+def shard(model: nn.Module, worker: Worker) -> nn.Module:
+    """Turn the parameters of `model` into DTensors of which each worker has a part, layer by layer.
+
+    A layer is what stands in a ModuleList. All workers gather its weights before it computes and forget them after it,
+    so that no worker ever holds all the weights at once.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard  # 0.6 s, which the command line need not wait for
+
+    mesh = init_device_mesh(worker.device.type, (worker.world_size,))
+    for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for layer in layers:
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each worker holds a part of the model only."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
+
+
+# A sharded tensor is a DTensor, told by its attributes: to import that class takes half a second.
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor of which each worker may have a part; all workers have to ask."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[no-any-return]
+
+
+def part_like(tensor: Tensor, value: Tensor) -> Tensor:
+    """`value`, or if `tensor` is sharded the part of it that this worker has of `tensor`."""
+    if not hasattr(tensor, "device_mesh"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)  # type: ignore[attr-defined]
 
 
 def without_all_reduce(model: nn.Module, unless: bool) -> AbstractContextManager[None]:
     """Within it, backward adds to the local gradients only, `unless` this is the last micro-batch of a step."""
+    if is_sharded(model):
+        model.set_requires_gradient_sync(unless)  # type: ignore[operator]
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not unless else nullcontext()
 
 

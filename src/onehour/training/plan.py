@@ -26,11 +26,8 @@ class Plan:
     num_held_out: int
     about: str
     memory: Memory
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        """The size of a checkpoint."""
-        return self.memory.weights + self.memory.optimizer
+    """Of one worker."""
+    checkpoint_bytes: int
 
 
 def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, start: Path | None) -> Plan:
@@ -48,6 +45,7 @@ def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, sta
     if start:
         check_order(read_facts(start), recipe, config, data, start)
         load_model(model, start)
+    memory = estimate_memory(recipe, model, config, data.train, micro_batch_size)
     return Plan(
         workers=workers,
         micro_batch_size=micro_batch_size,
@@ -57,7 +55,8 @@ def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, sta
         num_train=len(data.train),
         num_held_out=len(data.held_out),
         about=data.facts.get("about", recipe.name()),
-        memory=estimate_memory(recipe, model, config, data.train, micro_batch_size),
+        memory=memory.shared_by(workers) if config.strategy == "fsdp" else memory,
+        checkpoint_bytes=memory.weights + memory.optimizer,
     )
 
 

@@ -28,7 +28,8 @@ from onehour.config import ScaleConfig, TrainConfig
 from onehour.data.prepare import Data
 from onehour.errors import InputError
 from onehour.recipe import Recipe, recipe_from, short_traceback
-from onehour.training.checkpoint import damage, load_model, read_facts
+from onehour.training.checkpoint import load_model, read_facts
+from onehour.training.sums import damage
 
 
 @dataclass(frozen=True)
