@@ -2,7 +2,7 @@
 
 A cluster of several Ray nodes on this machine trains digits with two workers through the command line. Faults come one
 after another, in an order drawn from the seed: a worker, a node, Ray's controller or the command line itself is killed
-(SIGKILL), a checkpoint is damaged before a worker is killed, the disk is full for a while. After each, training has to
+(SIGKILL), a checkpoint is damaged before a worker is killed, the disk is full or the storage gone for a while. After each, training has to
 go on by itself; after the command line was killed or had to give up, by --resume, as a person would. At the end the
 record of the run is examined, and its weights are compared with those of a run that nothing happened to.
 
@@ -28,6 +28,7 @@ from onehour.cluster.connect import stay_on_loopback
 from onehour.training.checkpoint import read_facts
 from onehour.training.record import examine, read_record
 from onehour.training.run import Run
+from onehour.training.storage import checkpoints_in, open_storage
 
 BALLAST = "ballast"
 PATIENCE = 180
@@ -40,7 +41,7 @@ class Chaos:
     def __init__(self, folder: Path, seed: int) -> None:
         from ray.cluster_utils import Cluster
 
-        self.folder = folder
+        self.folder, self.storage = folder, folder.parent / "storage"
         self.chance = random.Random(seed)
         self.kinds: list[Callable[[], None]] = []
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -54,7 +55,7 @@ class Chaos:
             sys.executable, "-m", "onehour", "train", *([] if "--resume=chaos" in arguments else ["digits"]), *arguments,
             "--workers=2", "--cpus-per-worker=1", "--num-steps=10000000", "--schedule=constant", "--log-every=10",
             "--checkpoint-every=50", "--evaluate-every=None", "--audit", "--max-failures=1000", "--wait=2m",
-            f"--address={self.cluster.address}", f"--runs={self.folder}",
+            f"--address={self.cluster.address}", f"--runs={self.folder}", f"--storage={self.storage}",
         ]  # fmt: skip
         return subprocess.Popen(command, stdout=(self.folder.parent / "said.txt").open("ab"), stderr=subprocess.STDOUT)
 
@@ -100,7 +101,7 @@ class Chaos:
     def next_kind(self) -> Callable[[], None]:
         """Each kind once in a random order, then each once more in another."""
         if not self.kinds:
-            self.kinds = [self.worker, self.node, self.controller, self.driver, self.damaged]
+            self.kinds = [self.worker, self.node, self.controller, self.driver, self.damaged, self.unplugged]
             self.kinds += [self.full] * os.path.ismount(self.folder)  # never the machine's own disk
             self.chance.shuffle(self.kinds)
         return self.kinds.pop()
@@ -145,6 +146,16 @@ class Chaos:
         content = bytearray(file.read_bytes())
         content[self.chance.randrange(len(content))] ^= 1
         file.write_bytes(content)
+        self.worker()
+
+    def unplugged(self) -> None:
+        """The storage is gone until the training has said so; no worker is disturbed, so one is killed after that."""
+        away, said = self.storage.with_name("unplugged"), len(self.said())
+        self.storage.rename(away)
+        self.storage.touch()
+        self.wait_until(lambda: "could not be copied to" in self.said()[said:], "a word about the storage")
+        self.storage.unlink()
+        away.rename(self.storage)
         self.worker()
 
     def full(self) -> None:
@@ -209,14 +220,16 @@ def go(chaos: Chaos, num_faults: int) -> None:
     last = chaos.end()
     facts = read_facts(chaos.run.checkpoint_at(last))
     account = examine(read_record(chaos.run.audit_file), facts["attempt"], last)
+    copied = checkpoints_in(open_storage(str(chaos.storage)), "chaos")[-1] == f"step_{last:07d}"
     with tempfile.TemporaryDirectory() as folder:
         reference = undisturbed(last, Path(folder))
         names = ("model.safetensors", "optimizer.safetensors")
         equal = all((reference / n).read_bytes() == (chaos.run.checkpoint_at(last) / n).read_bytes() for n in names)
     print(f"{num_faults} faults, {last:,} steps: {account.lost} samples lost, {account.twice} twice, "
           f"{len(account.wrong)} steps unproven, {account.done_again:,} steps done again, "
-          f"weights and moments {'equal bit for bit' if equal else 'DIFFERENT'}")  # fmt: skip
-    sys.exit(bool(account.lost or account.twice or account.wrong or not equal))
+          f"weights and moments {'equal bit for bit' if equal else 'DIFFERENT'}, "
+          f"the last checkpoint {'is' if copied else 'IS NOT'} in the storage")  # fmt: skip
+    sys.exit(bool(account.lost or account.twice or account.wrong or not (equal and copied)))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class Resume:
 
     resume: str | None = None
     runs: Path = Path("runs")
+    storage: str | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -122,6 +123,7 @@ def train(arguments: Sequence[str]) -> None:
     from onehour.training.keep import check_room
     from onehour.training.plan import make_plan, usable_sizes
     from onehour.training.run import create_run, open_run
+    from onehour.training.storage import open_storage
 
     sizes = usable_sizes(config, scale) if scale.workers != 0 else []
     run = open_run(scale.runs, scale.resume) if scale.resume else None
@@ -135,9 +137,12 @@ def train(arguments: Sequence[str]) -> None:
         return
     where = place(scale, sizes, world_size)
     check_room(scale.runs, plan.checkpoint_bytes, config.keep or 1)
+    if scale.storage and not scale.resume:  # with --resume it was opened already
+        open_storage(scale.storage)
     run = run or create_run(scale.runs, scale.name, recipe.name())
     progress, row = Progress(recipe, config), {}
-    go_on = f"go on with: {this_command()} train --resume {run.name}{elsewhere(run)}"
+    copied = f" --storage {scale.storage}" if scale.storage else ""
+    go_on = f"go on with: {this_command()} train --resume {run.name}{elsewhere(run)}{copied}"
     try:
         with run.lock():
             run.describe(recipe, config, scale, data)
@@ -162,7 +167,10 @@ def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleC
     resume = tyro.cli(Resume, args=[a for a in rest if a not in ("-h", "--help")], return_unknown_args=True)[0]
     if resume.resume:
         from onehour.training.run import open_run
+        from onehour.training.storage import fetch
 
+        for warning in fetch(resume.storage, resume.resume, resume.runs) if resume.storage else []:
+            print(f"onehour: {warning}", file=sys.stderr)
         run = open_run(resume.runs, resume.resume)
         recipe, config = run.recipe(), run.train_config()
         if named and find_recipe(arguments[0]).name() != recipe.name():
@@ -219,7 +227,7 @@ def drive(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: "Run") -
     start, warnings = run.newest_checkpoint()
     yield from ({"warning": warning} for warning in warnings)
     with stop_requests() as wish:
-        for report in keep(train(recipe, config, start, wish.is_set), run, config.keep):
+        for report in keep(train(recipe, config, start, wish.is_set), run, config.keep, scale.storage):
             yield to_row(report)
 
 

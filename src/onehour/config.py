@@ -123,6 +123,8 @@ class ScaleConfig:
     """Name of the run; None takes the next free one, such as gpt-3."""
     runs: Path = Path("runs")
     """Folder in which runs are kept."""
+    storage: str | None = None
+    """Folder or URI, such as s3://bucket/runs, to which the run is copied as it goes; --resume finds it there, too."""
     resume: str | None = None
     """Name of a run that goes on from its newest good checkpoint."""
 

@@ -116,6 +116,7 @@ def all_on_ray(folder: Path, workers: int) -> dict[str, Run]:
             "run": str(runs[name].folder),
             "start": None,
             "hang_seconds": 300.0,
+            "storage": None,
         }
         for name, (recipe, config) in CASES.items()
     ]

@@ -65,6 +65,7 @@ class Attempt:
             "run": str(run.folder),
             "start": str(start) if start else None,
             "hang_seconds": seconds(scale.hang_timeout),
+            "storage": scale.storage,
         }
         cpus = cpus_of_each(scale, workers, nodes())
         self.trainer = Trainer(

@@ -35,7 +35,7 @@ def train_worker(job: dict[str, Any]) -> None:
             stop()
             reports = train(recipe_from(job["recipe"]), config, start and Path(start), stop)
             last = None
-            for report in keep(reports, run, config.keep) if rank == 0 else keep_part(reports):
+            for report in keep(reports, run, config.keep, job["storage"]) if rank == 0 else keep_part(reports):
                 last = report
             if last is None:  # a run that had reached its last step already
                 return

@@ -64,7 +64,9 @@ class Progress:
         """Show a row of metrics.jsonl, or {"warning": ...}."""
         if "warning" in row:
             self.leave(row["warning"])
-        elif "held_out_loss" in row:
+        if "step" not in row:
+            return
+        if "held_out_loss" in row:
             held_out = (f"{words(name)} {value:.4f}" for name, value in row.items() if name.startswith("held_out_"))
             self.leave(f"{self.line(row)}  held out: {'  '.join(held_out)}")
         elif self.live:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,44 @@ from onehour.errors import DivergedError, InputError, TrainingError
 from onehour.training.checkpoint import State
 from onehour.training.loop import Report
 from onehour.training.run import Run
+from onehour.training.storage import upload
 
 
-def keep(reports: Iterable[Report], run: Run, num_checkpoints: int | None = None) -> Iterator[Report]:
+def keep(
+    reports: Iterable[Report], run: Run, num_checkpoints: int | None = None, storage: str | None = None
+) -> Iterator[Report]:
     """Pass the reports of `train` on, each one after it has been written to the run's folder.
 
     For the worker of rank 0, which has everything that is to be kept. Checkpoints are copied at once and written by a
     thread while the training goes on; the next one waits for the last, and the end for all. The newest
-    `num_checkpoints` stay, and the one of the lowest held-out loss.
+    `num_checkpoints` stay, and the one of the lowest held-out loss. The same thread copies them to `storage`; if that
+    fails, a report has a warning, and the next checkpoint tries again.
 
     Raises:
-        TrainingError: the folder cannot be written (a full disk); the checkpoints so far stay as they are.
+        TrainingError: the folder cannot be written (a full disk); the checkpoints so far stay as they are. Or the last
+            checkpoint could not be copied to the storage.
     """
     sweep(run)
-    writing: Future[None] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as writer:
+        writing: Future[str | None] | None = writer.submit(copy_newest, run, storage) if storage else None
         for report in with_samples_that_diverged(reports, run):
             with a_full_disk_told(run):
                 if writing and (report.checkpoint or writing.done()):
-                    writing.result()  # raises what went wrong
+                    report, writing = replace(report, warning=writing.result()), None  # or raises what went wrong
                 if report.checkpoint:
-                    writing = writer.submit(save, report.checkpoint.copy(), run, num_checkpoints)
+                    writing = writer.submit(save, report.checkpoint.copy(), run, num_checkpoints, storage)
                 append(run.metrics_file, [to_row(report)])
                 append(run.audit_file, report.trained)
             yield report
         with a_full_disk_told(run):
-            if writing:
-                writing.result()
+            not_copied = writing.result() if writing else None
+        if storage and not not_copied:
+            not_copied = copy_newest(run, storage)  # the reports since then
+        if not_copied:
+            raise TrainingError(
+                f"{not_copied} The run is whole in {run.folder}; copy it by: onehour train --resume {run.name} --runs "
+                f"{run.folder.parent} --storage {storage}"
+            )
 
 
 def keep_part(reports: Iterable[Report]) -> Iterator[Report]:
@@ -82,14 +94,24 @@ def with_samples_that_diverged(reports: Iterable[Report], run: Run) -> Iterator[
         raise
 
 
-def save(state: State, run: Run, num_checkpoints: int | None) -> None:
-    """Write a checkpoint; remove those that need not stay."""
-    state.save(run.checkpoint_at(state.facts["step"]))
-    if num_checkpoints is not None:
-        stay = {run.best_checkpoint(), *run.checkpoints()[-num_checkpoints:]}
-        for folder in run.checkpoints():
-            if folder not in stay:
-                shutil.rmtree(folder)
+def save(state: State, run: Run, num_checkpoints: int | None, storage: str | None) -> str | None:
+    """Write a checkpoint and copy it to the storage; remove those that need not stay.
+
+    Returns what went wrong with the copy, or None.
+    """
+    folder = state.save(run.checkpoint_at(state.facts["step"]))
+    there = run.checkpoints()
+    stay = {run.best_checkpoint(), *there[-(num_checkpoints or len(there)) :]}
+    removed = [old for old in there if old not in stay]
+    for old in removed:
+        shutil.rmtree(old)
+    return upload(run, folder, removed, storage) if storage else None
+
+
+def copy_newest(run: Run, storage: str) -> str | None:
+    """Copy what of the run's newest state the storage does not have yet; returns what went wrong, or None."""
+    newest, _ = run.newest_checkpoint()
+    return upload(run, newest, [], storage, anew=False) if newest else None
 
 
 def sweep(run: Run) -> None:
@@ -114,7 +136,8 @@ def to_row(report: Report) -> dict[str, Any]:
     """A report as a line of metrics.jsonl."""
     notes = {"checkpoint": bool(report.checkpoint), "interrupted": report.interrupted}
     row = {"step": report.step, "num_steps": report.num_steps, "samples": report.samples} | report.metrics
-    return row | {name: True for name, noted in notes.items() if noted}
+    row |= {name: True for name, noted in notes.items() if noted}
+    return row | {"warning": report.warning} if report.warning else row
 
 
 def check_room(folder: Path, state_bytes: int, num_checkpoints: int) -> None:

@@ -45,6 +45,8 @@ class Report:
     """The state to save, when a checkpoint is due. Save or copy it before asking for the next report."""
     interrupted: bool = False
     """Whether the training ends here because it was asked to stop."""
+    warning: str | None = None
+    """What went wrong beside the training, which goes on."""
     trained: list[dict[str, Any]] = field(default_factory=list)
     """With config.audit: which samples were trained since the last report, a row for each step."""
 
@@ -114,7 +116,7 @@ def train(
             checkpoint = state_of(model, optimizer, random, facts, worker.saving)
         samples = step * config.global_batch_size
         interrupted = interrupted and step < num_steps
-        yield Report(step, num_steps, samples, metrics, checkpoint, interrupted, record.gather())
+        yield Report(step, num_steps, samples, metrics, checkpoint, interrupted, trained=record.gather())
         if stopping or interrupted:
             return
         recent.clear()

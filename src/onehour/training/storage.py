@@ -1,0 +1,135 @@
+"""A copy of a run on another disk, on S3 or on GCS, made while the run is trained.
+
+The copy has the same files as the run's folder. A checkpoint there is complete when its SHA256SUMS, which is copied
+last, is there. Whatever pyarrow opens can be a storage; credentials come from the environment.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from filelock import FileLock
+from pyarrow import ArrowException
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem, copy_files
+
+from onehour.errors import InputError
+from onehour.training.run import Run
+from onehour.training.sums import SUMS, damage
+
+SMALL = ("config.json", "data", "metrics.jsonl", "audit.jsonl")
+
+
+def open_storage(uri: str) -> FileSystem:
+    """The storage at a path or URI such as s3://bucket/runs, which may be written: a file is written and read to see.
+
+    Raises:
+        InputError: it cannot be opened or written.
+    """
+    try:
+        files, path = FileSystem.from_uri(uri if "://" in uri else str(Path(uri).absolute()))
+        files.create_dir(path)
+        storage = SubTreeFileSystem(path, files)
+        with storage.open_output_stream(".onehour") as file:
+            file.write(b"onehour")
+        storage.delete_file(".onehour")
+    except (OSError, ArrowException) as error:
+        raise InputError(f"Runs cannot be copied to {uri} ({reason(error)}); choose another --storage.") from error
+    return storage
+
+
+def reason(error: BaseException) -> str:
+    """The first sentence of pyarrow's often long message."""
+    return str(error).partition(". Detail:")[0].strip().splitlines()[0]
+
+
+def upload(run: Run, checkpoint: Path, removed: Iterable[Path], uri: str, anew: bool = True) -> str | None:
+    """Copy a checkpoint and the run's small files to the storage; returns what went wrong, or None.
+
+    `removed` are checkpoints that do not stay. What an earlier upload left half done is removed, too. A checkpoint of
+    the same step that is there is replaced, unless not `anew`.
+    """
+    try:
+        storage = open_storage(uri)
+        there = checkpoints_in(storage, run.name)
+        if anew or checkpoint.name not in there:
+            going = {folder.name for folder in removed} | {checkpoint.name}
+            for old in [*half_done(storage, run.name), *(f"{run.name}/checkpoints/{n}" for n in there if n in going)]:
+                storage.delete_dir(old)
+            files = (path for path in checkpoint.rglob("*") if path.is_file())
+            for path in sorted(files, key=lambda path: path.name == SUMS):  # the sums last
+                to_storage(path, storage, f"{run.name}/{path.relative_to(run.folder)}")
+        for name in SMALL:
+            if (run.folder / name).exists():
+                to_storage(run.folder / name, storage, f"{run.name}/{name}")
+    except (OSError, ArrowException, InputError) as error:
+        return f"The checkpoint {checkpoint.name} could not be copied to {uri} ({reason(error)})."
+    return None
+
+
+def to_storage(path: Path, storage: FileSystem, name: str) -> None:
+    """Copy a file or folder of this machine to `name` in the storage."""
+    storage.create_dir(name if path.is_dir() else name.rpartition("/")[0])
+    copy_files(str(path), name, source_filesystem=LocalFileSystem(), destination_filesystem=storage)
+
+
+def checkpoints_in(storage: FileSystem, name: str) -> list[str]:
+    """The names of the complete checkpoints of a run in the storage, oldest first."""
+    found = storage.get_file_info(FileSelector(f"{name}/checkpoints", allow_not_found=True, recursive=True))
+    return sorted(info.path.split("/")[-2] for info in found if info.base_name == SUMS)
+
+
+def half_done(storage: FileSystem, name: str) -> list[str]:
+    """The folders of checkpoints whose copying did not come to its end."""
+    complete = checkpoints_in(storage, name)
+    found = storage.get_file_info(FileSelector(f"{name}/checkpoints", allow_not_found=True))
+    return [info.path for info in found if info.type == FileType.Directory and info.base_name not in complete]
+
+
+def fetch(uri: str, name: str, runs: Path) -> list[str]:
+    """Bring a run from the storage to this machine, if it is newer there, with its newest good checkpoint.
+
+    Returns a sentence about each checkpoint there that is damaged.
+
+    Raises:
+        InputError: the storage cannot be opened.
+    """
+    storage, run = open_storage(uri), Run(runs.absolute() / name)
+    runs.mkdir(parents=True, exist_ok=True)
+    warnings: list[str] = []
+    with FileLock(runs / f".{name}.lock"):  # processes of torchrun all come here
+        here, _ = run.newest_checkpoint()
+        for step in reversed(checkpoints_in(storage, name)):
+            if here and step <= here.name:
+                break
+            found = fetch_checkpoint(storage, run, step)
+            if found is None:
+                fetch_small(storage, run)
+                break
+            warnings.append(f"The checkpoint {step} in {uri} is damaged: {found}; the one before it is tried.")
+    return warnings
+
+
+def fetch_checkpoint(storage: FileSystem, run: Run, step: str) -> str | None:
+    """Bring one checkpoint here; returns what is wrong with it, or None."""
+    folder = run.folder / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{step}-", dir=folder))
+    copy_files(f"{run.name}/checkpoints/{step}", str(new), storage, LocalFileSystem())
+    found = damage(new)
+    if found is None:
+        shutil.rmtree(folder / step, ignore_errors=True)
+        new.chmod(0o755)
+        new.rename(folder / step)
+    shutil.rmtree(new, ignore_errors=True)
+    return found
+
+
+def fetch_small(storage: FileSystem, run: Run) -> None:
+    """Bring the run's small files here."""
+    for name in SMALL:
+        info = storage.get_file_info(f"{run.name}/{name}")
+        if info.type == FileType.Directory:
+            (run.folder / name).mkdir(exist_ok=True)
+        if info.type != FileType.NotFound:
+            copy_files(f"{run.name}/{name}", str(run.folder / name), storage, LocalFileSystem())
