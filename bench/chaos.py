@@ -2,9 +2,10 @@
 
 A cluster of several Ray nodes on this machine trains digits with two workers through the command line. Faults come one
 after another, in an order drawn from the seed: a worker, a node, Ray's controller or the command line itself is killed
-(SIGKILL), a checkpoint is damaged before a worker is killed, the disk is full or the storage gone for a while. After each, training has to
-go on by itself; after the command line was killed or had to give up, by --resume, as a person would. At the end the
-record of the run is examined, and its weights are compared with those of a run that nothing happened to.
+(SIGKILL), a checkpoint is damaged before a worker is killed, the disk is full or the storage gone for a while. After
+each, training has to go on by itself; after the command line was killed or had to give up, by --resume, as a person
+would. At the end the record of the run is examined, and its weights are compared with those of a run that nothing
+happened to.
 
 A row a fault: what the training said about it after how many seconds, the first new step after how many, steps done again.
 """

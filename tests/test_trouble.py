@@ -247,6 +247,16 @@ def the_disk(training):
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+def the_storage(training):
+    storage = training.folder / "storage"
+
+    def unplug():
+        storage.rename(training.folder / "unplugged")
+        storage.touch()
+
+    return training.end(f"--storage={storage}", fault=unplug)
+
+
 def a_loss_that_is_not_finite(training):
     return training.end("--learning-rate=1e30")
 
@@ -283,6 +293,7 @@ FAULTS = {
     "a worker hangs for longer than `--hang-timeout`": a_hang,
     "the newest checkpoint is damaged when a worker dies": a_damaged_checkpoint,
     "the disk is full": the_disk,
+    "the storage can no longer be reached": the_storage,
     "the loss is no longer finite": a_loss_that_is_not_finite,
     "the command line or the machine dies; then `onehour train --resume RUN`": the_command_line,
     "SIGTERM, or the first Ctrl-C": a_wish_to_stop,
