@@ -103,6 +103,15 @@ def test_the_same_workers_go_on_bit_for_bit(runs):
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_three_workers_go_on_bit_for_bit(others):
+    """With three, the order in which gradients are added up matters, too."""
+    for name in ("model", "optimizer"):
+        ours, theirs = (
+            load_file(others[run].checkpoint_at(12) / f"{name}.safetensors") for run in ("ddp", "ddp-resumed")
+        )
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
 def parts_of(folder: Path) -> dict[str, torch.Tensor]:
     """The parts of each tensor, flat and in the order of the ranks."""
     files = [load_file(path) for path in sorted(folder.iterdir())]
@@ -110,21 +119,26 @@ def parts_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: torch.cat([file[name].flatten() for file in files if name in file]) for name in names}
 
 
-def test_another_number_of_workers_goes_on_with_the_same_losses(runs, tmp_path):
-    """From a checkpoint of two: one process, three and four workers, three with DDP; and three from a whole one."""
+@pytest.fixture(scope="module")
+def others(runs, tmp_path_factory) -> dict[str, Run]:
+    """Trainings that go on from step 8: from the sharded checkpoint, or from the whole one; and one of three with DDP."""
+    tmp_path = tmp_path_factory.mktemp("others")
     sharded, whole = runs["sharded"].checkpoint_at(8), runs["whole"].checkpoint_at(8)
-    there = {name: new_run(tmp_path, name, CONFIG) for name in ("1", "3", "3-from-whole", "3-ddp", "4")}
+    names = ("1", "3", "3-from-whole", "3-ddp", "4", "ddp", "ddp-resumed")
+    there = {name: new_run(tmp_path, name, CONFIG) for name in names}
     list(keep(train(RECIPE, CONFIG, sharded), there["1"], None))
     train_together(
-        3,
-        tmp_path,
-        (SHARDED, there["3"], sharded),
-        (SHARDED, there["3-from-whole"], whole),
-        (CONFIG, there["3-ddp"], sharded),
-    )
+        3, tmp_path, (SHARDED, there["3"], sharded), (SHARDED, there["3-from-whole"], whole),
+        (CONFIG, there["3-ddp"], sharded), (CONFIG, there["ddp"], None),
+        (CONFIG, there["ddp-resumed"], there["ddp"].checkpoint_at(8)),
+    )  # fmt: skip
     train_together(4, tmp_path, (SHARDED, there["4"], sharded))
-    for run in there.values():
-        assert losses(run) == pytest.approx(losses(runs["whole"])[8:], rel=1e-5), run.name
+    return there
+
+
+@pytest.mark.parametrize("name", ["1", "3", "3-from-whole", "3-ddp", "4"])
+def test_another_number_of_workers_goes_on_with_the_same_losses(name, runs, others):
+    assert losses(others[name]) == pytest.approx(losses(runs["whole"])[8:], rel=1e-5)
 
 
 def test_a_trained_model_is_loaded_whole(runs):

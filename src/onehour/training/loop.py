@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from onehour.config import TrainConfig, seconds
-from onehour.data.loader import MicroBatches, num_micro_batches
+from onehour.data.loader import IDS, MicroBatches, num_micro_batches
 from onehour.data.prepare import prepare
 from onehour.errors import DivergedError, InputError
 from onehour.recipe import Batch, Recipe
@@ -81,6 +82,7 @@ def train(
         recipe, data.train, config.seed, config.global_batch_size, worker.rank, worker.world_size, accumulated,
         with_ids=config.audit or config.audit_ids,
     )  # fmt: skip
+    settle_buckets(recipe, wrapped, order[first * accumulated], worker)
     batches = order.steps(first, num_steps, config.num_loader_processes, pin_memory=worker.device.type == "cuda")
     save_steps, save_seconds = checkpoint_times(config)
     record = Record(config, read_facts(start) if start else None, len(data.train), worker)
@@ -121,6 +123,21 @@ def train(
             return
         recent.clear()
         began = time.perf_counter()  # evaluating, saving and telling are not training
+
+
+def settle_buckets(recipe: Recipe, model: nn.Module, batch: Batch, worker: Worker) -> None:
+    """Let DistributedDataParallel sort its buckets before the first step, by one backward that changes nothing.
+
+    It sorts them after its first backward, and in which order gradients of three workers or more are added up depends
+    on the buckets: a resumed training would sort them once more, and differ in the last bits. In evaluation mode no
+    random numbers are drawn.
+    """
+    if isinstance(model, DistributedDataParallel):
+        batch.pop(IDS, None)
+        model.eval()
+        sample_losses(recipe, model, to_device(batch, worker.device)).mean().backward()
+        model.train()
+        model.zero_grad()
 
 
 def one_step(
