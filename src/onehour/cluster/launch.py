@@ -118,6 +118,11 @@ def how_it_died(error: Exception) -> str:
             "A worker was killed because its node ran out of memory (place fewer on a node by a higher --cpus-per-worker, "
             "or try a smaller --micro-batch-size)"
         )
+    if "_setup_torch_process_group" in str(error):
+        return (
+            "The workers could not connect to each other (where the name of a host stands for 127.0.0.1 there, set "
+            "GLOO_SOCKET_IFNAME to its network interface before ray start)"
+        )
     return "Ray's controller died" if isinstance(error, RayActorError) else "A worker died"
 
 
