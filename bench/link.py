@@ -152,24 +152,36 @@ def main() -> None:
             measure(training, process, tag)
 
 
+def workers_on(host: str) -> list[str]:
+    """The process numbers of the workers on a host."""
+    there = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=True).stdout.split()
+    named = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True, check=False).stdout
+    return sorted({*there} & {*named.split()})
+
+
 def measure(training: Training, process: subprocess.Popen[bytes], tag: str) -> None:
     """Cut the link once two workers train, and watch until one goes on."""
     wait_until(lambda: training.attempts()[-1:] == [2] and training.step() >= 30, training.said)
     num_attempts = len(training.attempts())
     said, at = len(training.said.read_text()), training.step()
+    began = time.monotonic()
     ip("-n", f"switch{tag}", "link", "set", "other", "down")
     told = wait_until(lambda: "A worker died" in training.said.read_text()[said:], training.said)
     again = told + wait_until(lambda: len(training.attempts()) > num_attempts, training.said)
+    wait_until(lambda: not workers_on(f"other{tag}"), training.said)
+    alone = time.monotonic() - began
     print(training.said.read_text())
-    time.sleep(5)
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
     newest, _ = training.run.newest_checkpoint()
     assert newest is not None
     facts = read_facts(newest)
     account = examine(read_record(training.run.audit_file), facts["attempt"], facts["step"])
-    print(f"cut at step {at}: told after {told:.1f} s, training again after {again:.1f} s with {training.attempts()[-1]} "
-          f"of 2 workers; {account.lost} samples lost, {account.twice} twice, {account.done_again} steps done again")  # fmt: skip
+    print(
+        f"cut at step {at}: told after {told:.1f} s, training again after {again:.1f} s with {training.attempts()[-1]} of "
+        f"2 workers, the worker that was cut off gone after {alone:.1f} s; {account.lost} samples lost, "
+        f"{account.twice} twice, {account.done_again} steps done again"
+    )
     sys.exit(bool(account.lost or account.twice or account.wrong))
 
 

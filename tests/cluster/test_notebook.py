@@ -85,7 +85,9 @@ class Kernel:
     def children(self):
         """The processes that the kernel has started and that are still there."""
         kernel = str(self.manager.provisioner.pid)
-        listed = subprocess.run(["ps", "-o", "stat=,args=", "--ppid", kernel], capture_output=True, text=True, check=False)
+        listed = subprocess.run(
+            ["ps", "-o", "stat=,args=", "--ppid", kernel], capture_output=True, text=True, check=False
+        )
         return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
 
 
