@@ -19,6 +19,7 @@ import pytest
 
 from onehour.cli import main
 from onehour.cluster.connect import stay_on_loopback
+from onehour.show.doctor import memory_bytes
 from onehour.training.checkpoint import read_facts
 from onehour.training.record import examine, read_record
 from onehour.training.run import Run
@@ -47,6 +48,10 @@ class Slow(Toy):
                 Path(self.seen).touch()
             if self.trouble == "hang":
                 time.sleep(1000)
+            if self.trouble == "hoard":
+                hoard = []
+                while len(hoard) < 40:
+                    hoard.append(bytearray(b"x") * 200_000_000)
             raise ArithmeticError("seven is not a number")
         return super().loss(model, batch)
 """
@@ -188,6 +193,20 @@ def a_worker(training):
     return training.end(fault=training.kill_worker)
 
 
+def a_node_out_of_memory(training):
+    """With a Ray of its own, which is told that the node may use 4 GB more than now."""
+    total, available = memory_bytes()
+    if not available or available < 10e9:
+        pytest.skip("takes 10 GB of memory, and a system that tells how much is available")
+    limit = {"RAY_memory_usage_threshold": str(1 - (available - 4e9) / total), "RAY_memory_monitor_refresh_ms": "100"}
+    line = training.line("--trouble=hoard", f"--seen={training.folder / 'seen'}", "--cpus-per-worker=0.5")
+    done = subprocess.run(
+        [sys.executable, "-m", "onehour", *line], env=os.environ | limit, capture_output=True, text=True, check=False
+    )
+    print(done.stdout + done.stderr)
+    return done.returncode
+
+
 def a_node_with_a_spare(training):
     code = training.end(fault=training.kill_node)
     training.cluster.add_node(num_cpus=2)
@@ -284,7 +303,8 @@ def two_wishes_to_stop(training):
 
 
 FAULTS = {
-    "a worker is killed, or out of memory": a_worker,
+    "a worker is killed": a_worker,
+    "Ray ends a worker because its node runs out of memory": a_node_out_of_memory,
     "a node dies, and another has room": a_node_with_a_spare,
     "a node dies, and none has room": a_node_without_a_spare,
     "Ray's controller is killed": the_controller,

@@ -151,7 +151,7 @@ def train(arguments: Sequence[str]) -> None:
                 print(
                     f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True
                 )
-            for row in drive(recipe, config, scale, run):
+            for row in drive(recipe, config, scale, run, plan.checkpoint_bytes):
                 progress.show(row)
     except KeyboardInterrupt:
         fail(f"Stopped; {go_on}", 130, at_once=True)
@@ -213,12 +213,14 @@ def place(scale: ScaleConfig, sizes: Sequence[int], world_size: int) -> str:
     return f"{each}, on the cluster at {address}" if address else f"{each}, on this machine"
 
 
-def drive(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: "Run") -> Iterator[dict[str, Any]]:
+def drive(
+    recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: "Run", checkpoint_bytes: float
+) -> Iterator[dict[str, Any]]:
     """Train in this process or on Ray; yields the rows of metrics.jsonl."""
     if scale.workers != 0:
         from onehour.cluster.launch import train_on_ray
 
-        yield from train_on_ray(recipe, config, scale, run)
+        yield from train_on_ray(recipe, config, scale, run, checkpoint_bytes)
         return
     from onehour.training.interrupt import stop_requests
     from onehour.training.keep import keep, to_row

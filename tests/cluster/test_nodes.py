@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from onehour.cluster import nodes
-from onehour.cluster.nodes import check_nodes, examine, versions, what_is_wrong
+from onehour.cluster.connect import stay_on_loopback
+from onehour.cluster.nodes import by_node, check_nodes, examine, versions, what_is_wrong
 from onehour.errors import InputError
 from onehour.training.run import create_run
 
@@ -14,7 +15,8 @@ FOLDER = Path("/shared/runs/gpt-1")
 
 
 def answer(**changes):
-    return {"versions": versions(), "time": time.time(), "marker": True, "writable": True} | changes
+    here = {"versions": versions(), "time": time.time(), "marker": True, "writable": True, "free": 5e6}
+    return here | changes
 
 
 @pytest.mark.parametrize(
@@ -24,13 +26,14 @@ def answer(**changes):
         ({"versions": versions() | {"torch": "2.1.0"}}, "torch is 2.1.0 there and "),
         ({"versions": versions() | {"safetensors": "missing"}}, "safetensors is missing there and "),
         ({"versions": versions() | {"onehour": "0.0.1"}}, "onehour is 0.0.1 there and "),
-        ({"marker": False}, "it does not see /shared/runs/gpt-1; choose a folder that all nodes share by --runs."),
-        ({"writable": False}, "it must not write to /shared/runs/gpt-1; change its rights"),
-        ({"time": 0.0}, "its clock is -"),
+        ({"marker": False}, "/shared/runs/gpt-1 is not seen there; choose a folder that all nodes share by --runs."),
+        ({"writable": False}, "/shared/runs/gpt-1 cannot be written there; change its rights"),
+        ({"free": 3e6}, "/shared/runs/gpt-1 has 3 MB free there, and the checkpoints need 4 MB; make room"),
+        ({"time": 0.0}, "the clock there is -"),
     ],
 )
 def test_what_is_wrong_with_a_node(changes, said):
-    trouble = what_is_wrong(answer(**changes), versions(), time.time() - 1, FOLDER)
+    trouble = what_is_wrong(answer(**changes), versions(), time.time() - 1, FOLDER, room=4e6)
     assert trouble is None if said is None else trouble.startswith(said)
 
 
@@ -40,11 +43,46 @@ def test_a_marker_is_seen_only_where_it_is(tmp_path):
     assert not examine(str(tmp_path / "other"))["marker"]
 
 
-def test_every_node_is_asked(tmp_path, local_ray, monkeypatch):
+@pytest.fixture(scope="module")
+def cluster():
+    """A head whose health checks are quicker than Ray's, and a node that promises cores that are not there."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    stay_on_loopback()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_health_check_timeout_ms", "1500")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.add_node(num_cpus=500)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    yield
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_what_is_told_of_nodes_that_will_do(tmp_path, cluster):
     run = create_run(tmp_path, "run", "toy")
-    check_nodes(run)
+    cores, silence = check_nodes(run)
+    assert cores.startswith("The node 127.0.0.1 told Ray of 500 CPU cores and has ")
+    assert silence.startswith("A node that falls silent is given up after 22.5 s")  # 5 x (1.5 s + 3 s)
     assert list(run.folder.iterdir()) == []
+
+
+def test_every_node_is_asked(tmp_path, cluster, monkeypatch):
+    run = create_run(tmp_path, "run", "toy")
     monkeypatch.setattr(nodes, "versions", lambda: {"torch": "9.9"})  # here, and not in the task on the node
     with pytest.raises(InputError, match=r"The node 127\.0\.0\.1 cannot take part: torch is .* there and 9\.9 here"):
         check_nodes(run)
     assert list(run.folder.iterdir()) == []
+
+
+def test_all_nodes_with_trouble_are_named():
+    told = [({"NodeManagerAddress": f"10.0.0.{number}"}, "no." if number < 3 else "never.") for number in (1, 2, 3)]
+    assert by_node(told, "say ") == ["The nodes 10.0.0.1 and 10.0.0.2 say no.", "The node 10.0.0.3 say never."]
+
+
+def test_a_node_that_is_late_is_named(tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr(nodes, "NODE_SECONDS", 0)
+    with pytest.raises(InputError, match=r"The node 127\.0\.0\.1 cannot take part: no answer came in 0 s"):
+        check_nodes(create_run(tmp_path, "run", "toy"))

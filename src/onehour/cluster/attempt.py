@@ -4,7 +4,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 # How long Ray waits for the workers' places. They were free a moment ago, so what keeps them is a node that is gone.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 
+import ray
+from ray._private import state
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.train.v2._internal.execution.controller import TrainController
 
 from onehour.cluster.preflight import cpus_of_each, nodes
 from onehour.cluster.worker import train_worker
@@ -45,6 +49,30 @@ class Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
         return [c for c in callbacks if not isinstance(c, DatasetsCallback | PlacementGroupCleanerCallback)]
+
+
+@contextmanager
+def ended_with_the_block(thread: threading.Thread) -> Iterator[None]:
+    """Where nobody wants to follow the trainer's thread any more, kill the controller that it waits for.
+
+    Ray kills the workers then. As long as the thread speaks with Ray, ray.shutdown would take this process down without
+    a word, and with it the notebook that this may be.
+    """
+    try:
+        yield
+    finally:
+        while thread.is_alive():
+            kill_controller()
+            thread.join(FOLLOW_SECONDS)
+
+
+def kill_controller() -> None:
+    """Kill the controller that this program has started, if it is there yet."""
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    worker: Any = ray._private.worker.global_worker
+    for number, actor in state.state.actor_table(None, job, "ALIVE").items():
+        if actor["ActorClassName"] == TrainController.__name__:
+            worker.core_worker.kill_actor(ray.ActorID.from_hex(number), True)
 
 
 class Attempt:
@@ -95,7 +123,7 @@ class Attempt:
         thread = threading.Thread(target=self.fit, daemon=True)
         self.run.metrics_file.touch()
         asked, reason, row = time.monotonic(), None, dict[str, Any]()
-        with self.run.metrics_file.open() as file:
+        with self.run.metrics_file.open() as file, ended_with_the_block(thread):
             file.seek(0, os.SEEK_END)
             thread.start()
             running, rest = True, ""

@@ -9,7 +9,7 @@ from functools import partial
 from threading import Event
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from onehour.cluster.address import cluster_address
 from onehour.cluster.connect import ray_cluster
@@ -26,10 +26,13 @@ from onehour.training.run import Run
 BYTES_OF_A_NOTE = 1e5
 
 
-def train_on_ray(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: Run) -> Iterator[dict[str, Any]]:
+def train_on_ray(
+    recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: Run, checkpoint_bytes: float = 0
+) -> Iterator[dict[str, Any]]:
     """Train `recipe` in `run` by the workers that `scale` asks for; yields the rows of metrics.jsonl as they appear.
 
-    A row {"warning": ...} tells of a fault, or of what is waited for. After a fault new workers go on from the newest
+    A row {"warning": ...} tells of a fault, of what is waited for, or what to know about the nodes, each of which has
+    to have room for checkpoints of `checkpoint_bytes`. After a fault new workers go on from the newest
     good checkpoint, up to `scale.max_failures` times; an exception that a worker raised twice is not tried again.
     Where `scale.workers` is a range, each attempt has as many workers as there is room for, and makes way for a larger
     one when nodes have come. Ctrl-C or SIGTERM ends the last attempt with a row that has "interrupted".
@@ -44,7 +47,8 @@ def train_on_ray(recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: R
         from onehour.cluster.attempt import Attempt  # ray_cluster has a thread import what this one needs
 
         if address or len(nodes()) > 1:
-            check_nodes(run)
+            told = check_nodes(run, checkpoint_bytes * ((config.keep or 1) + 1))
+            yield from ({"warning": sentence} for sentence in told)
         patience = seconds(scale.wait or "0s")
         before: str | None = None
         num_failures = 0
@@ -88,8 +92,7 @@ def diagnose(error: Exception, run: Run, before: str | None, num_left: int) -> s
     if stacks := stacks_of(run):
         told = f"No step was done in time (--hang-timeout); what the workers were at:\n{stacks}"
     elif not run.failure_file.is_file():
-        who = "Ray's controller" if isinstance(error, RayActorError) else "A worker"
-        told = f"{who} died"
+        told = how_it_died(error)
     else:
         failure = json.loads(run.failure_file.read_text())
         for kind in (InputError, TrainingError, DivergedError):
@@ -101,6 +104,26 @@ def diagnose(error: Exception, run: Run, before: str | None, num_left: int) -> s
     if num_left < 0:
         raise TrainingError(f"{told}; no attempt is left; go on with: onehour train --resume {run.name}") from error
     return told
+
+
+def how_it_died(error: Exception) -> str:
+    """Who died, of an attempt in which no worker has said why it ended; and why, as far as Ray knows.
+
+    Ray watches the memory of each node, and ends workers before the system would.
+    """
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = [error, *(getattr(failure, "health_check_failure", failure) for failure in failures)]
+    if any(isinstance(cause, OutOfMemoryError) for cause in causes):
+        return (
+            "A worker was killed because its node ran out of memory (place fewer on a node by a higher --cpus-per-worker, "
+            "or try a smaller --micro-batch-size)"
+        )
+    if "_setup_torch_process_group" in str(error):
+        return (
+            "The workers could not connect to each other (where the name of a host stands for 127.0.0.1 there, set "
+            "GLOO_SOCKET_IFNAME to its network interface before ray start)"
+        )
+    return "Ray's controller died" if isinstance(error, RayActorError) else "A worker died"
 
 
 def stacks_of(run: Run) -> str:
