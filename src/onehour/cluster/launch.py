@@ -31,11 +31,11 @@ def train_on_ray(
 ) -> Iterator[dict[str, Any]]:
     """Train `recipe` in `run` by the workers that `scale` asks for; yields the rows of metrics.jsonl as they appear.
 
-    A row {"warning": ...} tells of a fault, of what is waited for, or what to know about the nodes, each of which has
-    to have room for checkpoints of `checkpoint_bytes`. After a fault new workers go on from the newest
-    good checkpoint, up to `scale.max_failures` times; an exception that a worker raised twice is not tried again.
-    Where `scale.workers` is a range, each attempt has as many workers as there is room for, and makes way for a larger
-    one when nodes have come. Ctrl-C or SIGTERM ends the last attempt with a row that has "interrupted".
+    A row {"warning": ...} tells of a fault, of what is waited for, or what to know about the nodes, each of which has to
+    have room for checkpoints of `checkpoint_bytes`. After a fault new workers go on from the newest good checkpoint, up
+    to `scale.max_failures` times; an exception that a worker raised twice is not tried again. Where `scale.workers` is a
+    range, each attempt has as many workers as there is room for, and makes way for a larger one when nodes have come.
+    Ctrl-C or SIGTERM ends the last attempt with a row that has "interrupted"; a second one, or a `break`, ends at once.
 
     Raises:
         InputError: the cluster cannot hold the workers, or they find the configuration wrong.
