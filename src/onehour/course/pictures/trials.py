@@ -1,0 +1,74 @@
+"""Searches: the learning curves of trials, what was tried, and how the best grew better."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from IPython.display import SVG
+from matplotlib.lines import Line2D
+
+from onehour.course.pictures.style import BLUE, GREY, ORANGE, as_svg, new_figure
+from onehour.course.words import say
+
+LOSS = "held_out_loss"
+
+
+def curves(results: Iterable[Any], num_steps: int, rungs: Sequence[int] = ()) -> SVG:
+    """The held-out loss of each of Tune's results over its steps: where it was stopped, and the best one."""
+    axes = new_figure(8, 4.2).add_subplot(yscale="log")
+    histories = [result.metrics_dataframe for result in results]
+    best = min(range(len(histories)), key=lambda i: histories[i][LOSS].iloc[-1])
+    for i, history in enumerate(histories):
+        steps, values = list(history["step"]), list(history[LOSS])
+        color = ORANGE if i == best else BLUE if steps[-1] >= num_steps else GREY
+        axes.plot(steps, values, color=color, linewidth=2.5 if i == best else 1.2, zorder=3 if i == best else 2)
+        axes.plot(steps[-1], values[-1], "x" if steps[-1] < num_steps else "o", color=color, markersize=7)
+    for rung in rungs:
+        axes.axvline(rung, color=GREY, linestyle=":", linewidth=1)
+    named = ((ORANGE, "o", say("the best", "最好的")), (BLUE, "o", say("trained to the end", "训练到底")),
+             (GREY, "x", say("stopped here", "在此停止")))  # fmt: skip
+    axes.legend(handles=[Line2D([], [], color=color, marker=marker, label=label) for color, marker, label in named])
+    axes.set_xlabel(say("optimizer step", "优化步"))
+    axes.set_ylabel(say("held-out loss", "留出集损失"))
+    return as_svg(axes.get_figure())  # type: ignore[arg-type]
+
+
+def choices(searches: Mapping[str, Iterable[Any]], x: str, y: str) -> SVG:
+    """What each search tried: a panel for each, two hyperparameters as its axes, a darker dot for a lower loss."""
+    figure = new_figure(8, 3)
+    panels = figure.subplots(1, len(searches), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, (name, results) in zip(panels, searches.items(), strict=True):
+        tried = [(each.config[x], each.config[y], each.metrics[LOSS]) for each in results]
+        xs, ys, values = zip(*tried, strict=True)
+        dots = panel.scatter(xs, ys, c=values, cmap="viridis", vmin=0, vmax=2.3, s=45, edgecolor=GREY, linewidth=0.5)
+        panel.set(xscale="log", xlabel=x, title=name)
+    panels[0].set_ylabel(y)
+    figure.colorbar(dots, ax=panels, label=say("held-out loss", "留出集损失"))
+    return as_svg(figure)
+
+
+def best_so_far(searches: Mapping[str, Sequence[tuple[int, float]]]) -> SVG:
+    """The lowest loss after so many steps of all trials together; each search is (steps, loss) of its trials in order."""
+    axes = new_figure(8, 3.6).add_subplot(yscale="log")
+    for name, trials in searches.items():
+        spent = list(accumulate(steps for steps, _ in trials))
+        lowest = list(accumulate((loss for _, loss in trials), min))
+        axes.step(spent, lowest, where="post", marker="o", markersize=4, label=f"{name}: {lowest[-1]:.3f}")
+    axes.set_xlabel(say("optimizer steps, all trials together", "所有试验的优化步总数"))
+    axes.set_ylabel(say("lowest held-out loss so far", "至今最低的留出集损失"))
+    axes.legend()
+    return as_svg(axes.get_figure())  # type: ignore[arg-type]
+
+
+def population(rounds: Sequence[Sequence[tuple[float, float]]], steps_of_a_round: int) -> SVG:
+    """A population after each round: the loss and the learning rate of each member. `rounds` has (rate, loss) pairs."""
+    figure = new_figure(8, 3.4)
+    left, right = figure.subplots(1, 2, sharex=True)
+    steps = [(i + 1) * steps_of_a_round for i in range(len(rounds))]
+    for member in zip(*rounds, strict=True):
+        rates, values = zip(*member, strict=True)
+        left.plot(steps, values, "o-", markersize=4)
+        right.plot(steps, rates, "o-", markersize=4)
+    left.set(yscale="log", ylabel=say("held-out loss", "留出集损失"), xlabel=say("optimizer step", "优化步"))
+    right.set(yscale="log", ylabel=say("learning rate", "学习率"), xlabel=say("optimizer step", "优化步"))
+    return as_svg(figure)
