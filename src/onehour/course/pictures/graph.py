@@ -14,8 +14,8 @@ from torch.autograd.graph import GradientEdge, Node
 from onehour.course.pictures.style import BLUE, GREY, INK, ORANGE, PAPER, as_svg, new_figure
 from onehour.course.words import say
 
-WIDTH, HEIGHT = 1.3, 0.62  # of a box, in inches
-COLUMN, ROW = 1.75, 1.0  # from one box to the next
+WIDTH, HEIGHT = 1.2, 0.6  # of a box, in inches
+COLUMN, ROW = 1.52, 0.9  # from one box to the next
 ARC = 0.6  # how high an arrow goes over the boxes between its ends
 
 
@@ -103,7 +103,7 @@ def _picture(loss: Tensor, tensors: dict[str, Tensor], gradients: bool) -> SVG:
         for i, before in enumerate(box.inputs):
             _arrow(axes, before, box, (i - (len(box.inputs) - 1) / 2) * 0.18)
         _box(axes, box, tensors, derivatives.get(id(box)))
-    _legend(axes, rows * ROW - 0.4, boxes, gradients)
+    _legend(axes, rows * ROW - 0.33, boxes, gradients)
     return as_svg(figure)
 
 
