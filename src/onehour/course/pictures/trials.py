@@ -5,17 +5,20 @@ from itertools import accumulate
 from typing import Any
 
 from IPython.display import SVG
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from onehour.course.pictures.style import BLUE, GREY, ORANGE, as_svg, new_figure
 from onehour.course.words import say
 
 LOSS = "held_out_loss"
+ROUND = (0.05, 0.1, 0.2, 0.5, 1, 2)  # the numbers at an axis of losses
 
 
 def curves(results: Iterable[Any], num_steps: int, rungs: Sequence[int] = ()) -> SVG:
     """The held-out loss of each of Tune's results over its steps: where it was stopped, and the best one."""
-    axes = new_figure(8, 4.2).add_subplot(yscale="log")
+    axes = new_figure(8, 4.2).add_subplot()
     histories = [result.metrics_dataframe for result in results]
     best = min(range(len(histories)), key=lambda i: histories[i][LOSS].iloc[-1])
     for i, history in enumerate(histories):
@@ -28,8 +31,8 @@ def curves(results: Iterable[Any], num_steps: int, rungs: Sequence[int] = ()) ->
     named = ((ORANGE, "o", say("the best", "最好的")), (BLUE, "o", say("trained to the end", "训练到底")),
              (GREY, "x", say("stopped here", "在此停止")))  # fmt: skip
     axes.legend(handles=[Line2D([], [], color=color, marker=marker, label=label) for color, marker, label in named])
-    axes.set_xlabel(say("optimizer step", "优化步"))
-    axes.set_ylabel(say("held-out loss", "留出集损失"))
+    axes.set(xlabel=say("optimizer step", "优化步"), ylabel=say("held-out loss", "留出集损失"))
+    log_losses(axes)
     return as_svg(axes.get_figure())  # type: ignore[arg-type]
 
 
@@ -41,7 +44,7 @@ def choices(searches: Mapping[str, Iterable[Any]], x: str, y: str) -> SVG:
         tried = [(each.config[x], each.config[y], each.metrics[LOSS]) for each in results]
         xs, ys, values = zip(*tried, strict=True)
         dots = panel.scatter(xs, ys, c=values, cmap="viridis", vmin=0, vmax=2.3, s=45, edgecolor=GREY, linewidth=0.5)
-        panel.set(xscale="log", xlabel=x, title=name)
+        panel.set(xscale="log", yscale="log", xlabel=x, title=name)
     panels[0].set_ylabel(y)
     figure.colorbar(dots, ax=panels, label=say("held-out loss", "留出集损失"))
     return as_svg(figure)
@@ -49,7 +52,7 @@ def choices(searches: Mapping[str, Iterable[Any]], x: str, y: str) -> SVG:
 
 def best_so_far(searches: Mapping[str, Sequence[tuple[int, float]]]) -> SVG:
     """The lowest loss after so many steps of all trials together; each search is (steps, loss) of its trials in order."""
-    axes = new_figure(8, 3.6).add_subplot(yscale="log")
+    axes = new_figure(8, 3.6).add_subplot()
     for name, trials in searches.items():
         spent = list(accumulate(steps for steps, _ in trials))
         lowest = list(accumulate((loss for _, loss in trials), min))
@@ -57,7 +60,17 @@ def best_so_far(searches: Mapping[str, Sequence[tuple[int, float]]]) -> SVG:
     axes.set_xlabel(say("optimizer steps, all trials together", "所有试验的优化步总数"))
     axes.set_ylabel(say("lowest held-out loss so far", "至今最低的留出集损失"))
     axes.legend()
+    log_losses(axes)
     return as_svg(axes.get_figure())  # type: ignore[arg-type]
+
+
+def log_losses(axes: Axes) -> None:
+    """A logarithmic axis of losses, with numbers that one can read."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in ROUND if low < tick < high], minor=False)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def population(rounds: Sequence[Sequence[tuple[float, float]]], steps_of_a_round: int) -> SVG:
@@ -69,6 +82,7 @@ def population(rounds: Sequence[Sequence[tuple[float, float]]], steps_of_a_round
         rates, values = zip(*member, strict=True)
         left.plot(steps, values, "o-", markersize=4)
         right.plot(steps, rates, "o-", markersize=4)
-    left.set(yscale="log", ylabel=say("held-out loss", "留出集损失"), xlabel=say("optimizer step", "优化步"))
+    left.set(ylabel=say("held-out loss", "留出集损失"), xlabel=say("optimizer step", "优化步"))
+    log_losses(left)
     right.set(yscale="log", ylabel=say("learning rate", "学习率"), xlabel=say("optimizer step", "优化步"))
     return as_svg(figure)
