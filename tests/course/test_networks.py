@@ -9,20 +9,9 @@ from onehour.course import check, pictures
 from onehour.course.check.networks import is_number
 
 ANYTHING = [
-    ...,
-    None,
-    "text",
-    [],
-    (1, 2, 3),
-    {},
-    object(),
-    float("nan"),
-    True,
-    int,
-    torch.zeros(3, 3),
-    len,
-    lambda *x: 0,
-]
+    ..., None, "text", b"1", [], (1, 2, 3), {}, object(), int, len, lambda *x: 0, True, float("nan"), 10**400, 1j,
+    torch.zeros(3, 3), torch.ones(8).bfloat16(), torch.empty(2, device="meta"), [torch.ones(2), "text"],
+]  # fmt: skip
 
 
 def is_hint(verdict):
@@ -47,9 +36,13 @@ def test_the_loss_of_the_logistic_regression_from_its_logit_is_the_tutorials():
 
 
 @pytest.mark.parametrize("number", range(1, 6))
-@pytest.mark.parametrize("answer", ANYTHING, ids=str)
-def test_an_answer_that_cannot_be_right_gets_a_hint(number, answer):
-    assert is_hint(getattr(check, f"networks_{number}")(answer))
+@pytest.mark.parametrize("answer", ANYTHING, ids=lambda answer: type(answer).__name__)
+def test_an_answer_that_cannot_be_right_gets_a_hint_in_either_language(number, answer, monkeypatch):
+    english = getattr(check, f"networks_{number}")(answer)
+    monkeypatch.setenv("ONEHOUR_LANGUAGE", "zh")
+    chinese = getattr(check, f"networks_{number}")(answer)
+    assert is_hint(english) and is_hint(chinese)
+    assert not chinese.hint.isascii()
 
 
 @pytest.mark.parametrize("answer", [109_386, 109_386.0, np.int64(109_386), torch.tensor(109_386)])

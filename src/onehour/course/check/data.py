@@ -123,9 +123,7 @@ def data_5(answer: Any) -> Verdict:
 
 def whole_numbers(answer: Any) -> list[int]:
     """The whole numbers of a tuple, list, range, array or tensor; of anything else, none."""
-    if isinstance(answer, Tensor):
-        answer = answer.detach().cpu().numpy()
-    if not isinstance(answer, tuple | list | range | np.ndarray):
+    if not isinstance(answer, tuple | list | range | np.ndarray | Tensor):
         return []
     values = call(np.asarray, answer)
     if not (isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu"):

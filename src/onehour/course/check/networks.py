@@ -159,7 +159,7 @@ def is_close(given: Any, right: Tensor) -> bool:
     value = given.detach() if isinstance(given, Tensor) else call(torch.as_tensor, given)
     if not isinstance(value, Tensor) or value.shape != right.shape or value.is_complex():
         return False
-    return torch.allclose(value.to(right), right, rtol=1e-4, atol=1e-5)
+    return call(lambda: torch.allclose(value.to(right), right, rtol=1e-4, atol=1e-5)) is True
 
 
 def short(given: Any, value: bool = False) -> str:
