@@ -39,7 +39,7 @@ def build_model(seed: int) -> MLP:
 
 
 def share(step: int, rank: int, world_size: int) -> NDArray[np.int64]:
-    """Which points a worker trains at a step: (GLOBAL_BATCH_SIZE // world_size,)."""
+    """Which points a worker trains at a step: (16 // world_size,)."""
     positions = positions_of(step, GLOBAL_BATCH_SIZE, rank, world_size)
     return sample_at(positions, NUM_SAMPLES, SEED)
 

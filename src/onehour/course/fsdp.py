@@ -33,9 +33,9 @@ def sharded(rank: int, world_size: int) -> Part:
     mesh = init_device_mesh("cpu", (world_size,))
     for layer in model.layers:
         if isinstance(layer, nn.Linear):
-            fully_shard(layer, mesh=mesh)  # gathered before it computes, let go after
+            fully_shard(layer, mesh=mesh)  # gathered while it computes
     fully_shard(model, mesh=mesh)  # what no layer has taken; here nothing
-    optimizer = AdamW(model.parameters(), lr=0.01)  # sees this worker's part only
+    optimizer = AdamW(model.parameters(), lr=0.01)  # of this part only
     losses = []
     for step in range(10):
         mine = share(step, rank, world_size)
@@ -44,7 +44,12 @@ def sharded(rank: int, world_size: int) -> Part:
         loss.backward()  # reduce-scatter: gradients summed and parted
         optimizer.step()
         losses.append(mean_over_workers(loss, world_size))
-    whole = sum(p.numel() for p in model.parameters())  # the sizes are still the whole's
+    return part_of(model, optimizer, losses)
+
+
+def part_of(model: nn.Module, optimizer: AdamW, losses: list[float]) -> Part:
+    """What of a sharded model and of its optimizer lies in this process."""
+    whole = sum(p.numel() for p in model.parameters())  # a sharded parameter still tells the size of the whole
     moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
     return Part(whole, sum(map(count, model.parameters())), sum(map(count, moments)), losses)
 
