@@ -54,7 +54,9 @@ def start(num_cpus: int = 2) -> Head:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     while not (folder / "ray_current_cluster").is_file():  # Ray's note, which it writes when all has started
         if process.poll() is not None:
-            raise RuntimeError((folder / "start.log").read_text())
+            said = (folder / "start.log").read_text()
+            shutil.rmtree(folder)
+            raise RuntimeError(said)
         time.sleep(0.1)
     return Head(process, f"http://127.0.0.1:{jobs}", env, folder)
 
