@@ -22,6 +22,7 @@ def draw(timelines: Mapping[int, Sequence[Stretch]]) -> SVG:
     for axes, (number, stretches) in zip(rows[:, 0], timelines.items(), strict=True):
         axes.set_title(f"num_workers={number}", fontsize=10)
         bars(axes, number, stretches)
+    rows[-1, 0].set_xlim(left=0)
     rows[-1, 0].set_xlabel(say("milliseconds", "毫秒"))
     handles = rows[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=2)
