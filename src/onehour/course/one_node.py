@@ -16,6 +16,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 BIN = Path(sys.executable).parent  # where the commands ray and python of this environment are
+SHORT = "/tmp"  # sockets will lie below, and their paths must be short, which those of macOS's own choice are not
 RUNTIME = json.dumps({"env_vars": {"PYTHONPATH": "src"}})  # driver and workers import from the folder that came along
 
 
@@ -32,7 +33,7 @@ class Head:
 
 def start(num_cpus: int = 2) -> Head:
     """A head node on free ports of 127.0.0.1 with `num_cpus` CPUs, whatever the machine has; ready when it returns."""
-    folder = Path(tempfile.mkdtemp(prefix="onehour-", dir="/tmp"))  # a short path: it will hold sockets
+    folder = Path(tempfile.mkdtemp(prefix="onehour-", dir=SHORT))
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
