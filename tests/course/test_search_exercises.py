@@ -71,7 +71,7 @@ def result(steps, losses, rate):
     history = pd.DataFrame({"step": steps, "held_out_loss": losses})
     return SimpleNamespace(
         metrics_dataframe=history,
-        metrics={"held_out_loss": losses[-1]},
+        metrics={"step": steps[-1], "held_out_loss": losses[-1]},
         config={"learning_rate": rate, "weight_decay": 0.1},
     )
 
@@ -79,6 +79,7 @@ def result(steps, losses, rate):
 def test_the_pictures_show_every_trial():
     results = [result([9, 27, 81], [2.0, 1.0, 0.5], 0.01), result([9], [2.2], 0.1)]
     assert "stopped here" in pictures.trials.curves(results, num_steps=81, rungs=(9, 27)).data
+    assert "stopped here" not in pictures.trials.curves(results[:1], num_steps=81, rungs=(9, 27)).data
     assert "random" in pictures.trials.choices({"random": results}, "learning_rate", "weight_decay").data
-    assert "ASHA: 0.300" in pictures.trials.best_so_far({"ASHA": [(81, 0.5), (9, 2.0), (81, 0.3)]}).data
+    assert "ASHA: 0.300" in pictures.trials.best_so_far({"ASHA": [*results, result([81], [0.3], 0.02)]}).data
     assert "learning rate" in pictures.trials.population([[(0.1, 2.0), (0.2, 1.0)], [(0.4, 0.9), (0.2, 0.8)]], 27).data

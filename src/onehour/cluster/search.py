@@ -60,7 +60,12 @@ def search(
                 max_concurrent_trials=trials_at_once,
                 reuse_actors=True,  # a new one imports torch, which takes longer than a small trial
             ),
-            run_config=tune.RunConfig(name=folder.name, storage_path=str(folder.parent), verbose=0),
+            run_config=tune.RunConfig(
+                name=folder.name,
+                storage_path=str(folder.parent),
+                verbose=0,
+                progress_reporter=tune.CLIReporter(),  # the one for notebooks shows a table even if it should not
+            ),
         ).fit()
 
 

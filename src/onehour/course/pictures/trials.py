@@ -26,11 +26,12 @@ def curves(results: Iterable[Any], num_steps: int, rungs: Sequence[int] = ()) ->
         color = ORANGE if i == best else BLUE if steps[-1] >= num_steps else GREY
         axes.plot(steps, values, color=color, linewidth=2.5 if i == best else 1.2, zorder=3 if i == best else 2)
         axes.plot(steps[-1], values[-1], "x" if steps[-1] < num_steps else "o", color=color, markersize=7)
-    for rung in rungs:
-        axes.axvline(rung, color=GREY, linestyle=":", linewidth=1)
     named = ((ORANGE, "o", say("the best", "最好的")), (BLUE, "o", say("trained to the end", "训练到底")),
              (GREY, "x", say("stopped here", "在此停止")))  # fmt: skip
-    axes.legend(handles=[Line2D([], [], color=color, marker=marker, label=label) for color, marker, label in named])
+    drawn = {line.get_color() for line in axes.get_lines()}
+    axes.legend(handles=[Line2D([], [], color=c, marker=m, label=label) for c, m, label in named if c in drawn])
+    for rung in rungs:
+        axes.axvline(rung, color=GREY, linestyle=":", linewidth=1)
     axes.set(xlabel=say("optimizer step", "优化步"), ylabel=say("held-out loss", "留出集损失"))
     log_losses(axes)
     return as_svg(axes.get_figure())  # type: ignore[arg-type]
@@ -50,12 +51,13 @@ def choices(searches: Mapping[str, Iterable[Any]], x: str, y: str) -> SVG:
     return as_svg(figure)
 
 
-def best_so_far(searches: Mapping[str, Sequence[tuple[int, float]]]) -> SVG:
-    """The lowest loss after so many steps of all trials together; each search is (steps, loss) of its trials in order."""
+def best_so_far(searches: Mapping[str, Iterable[Any]]) -> SVG:
+    """The lowest loss of each search after so many steps of all its trials together, in the order of their start."""
     axes = new_figure(8, 3.6).add_subplot()
-    for name, trials in searches.items():
-        spent = list(accumulate(steps for steps, _ in trials))
-        lowest = list(accumulate((loss for _, loss in trials), min))
+    for name, results in searches.items():
+        ends = [each.metrics for each in results]
+        spent = list(accumulate(end["step"] for end in ends))
+        lowest = list(accumulate((end[LOSS] for end in ends), min))
         axes.step(spent, lowest, where="post", marker="o", markersize=4, label=f"{name}: {lowest[-1]:.3f}")
     axes.set_xlabel(say("optimizer steps, all trials together", "所有试验的优化步总数"))
     axes.set_ylabel(say("lowest held-out loss so far", "至今最低的留出集损失"))
