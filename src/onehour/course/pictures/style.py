@@ -44,4 +44,5 @@ def as_svg(figure: Figure) -> SVG:
     """A figure as the last line of a cell shows it."""
     content = io.StringIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
-    return SVG(content.getvalue())
+    narrow_pages = '<svg style="max-width: 100%; height: auto" '
+    return SVG(content.getvalue().replace("<svg ", narrow_pages, 1))

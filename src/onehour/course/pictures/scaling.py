@@ -1,0 +1,44 @@
+"""How much faster many workers are than one, by arithmetic: what is divided, what is not, and what is exchanged."""
+
+from collections.abc import Mapping, Sequence
+
+from IPython.display import SVG
+
+from onehour.course.pictures.style import GREY, as_svg, new_figure
+from onehour.course.words import say
+
+
+def step_seconds(
+    workers: int, compute: float, serial: float = 0.0, gradient_bytes: float = 0.0, bandwidth: float = 1.0
+) -> float:
+    """The time of a step at a fixed global batch.
+
+    `compute` seconds are divided by the workers, `serial` seconds are not, and a ring all-reduce sends
+    2 (n - 1) / n times the gradients over each worker's link of `bandwidth` bytes per second. Nothing overlaps.
+    """
+    exchanged = 2 * (workers - 1) / workers * gradient_bytes
+    return compute / workers + serial + exchanged / bandwidth
+
+
+def speedup(workers: int, **times: float) -> float:
+    """How many times faster a step of `workers` workers is than that of one; `times` as in `step_seconds`."""
+    return step_seconds(1, **times) / step_seconds(workers, **times)
+
+
+def draw(cases: Mapping[str, Mapping[str, float]], workers: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)) -> SVG:
+    """Speed-up over the number of workers; a line for each case, from its name to the times of `step_seconds`."""
+    figure = new_figure(8, 4.2)
+    axes = figure.add_subplot()
+    axes.plot(workers, workers, color=GREY, linestyle="--", label=say("ideal", "理想"))
+    for name, times in cases.items():
+        axes.plot(workers, [speedup(n, **times) for n in workers], marker="o", markersize=4, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel(say("workers", "工作进程数"))
+    axes.set_ylabel(say("times as fast as one", "相对一个工作进程的加速比"))
+    axes.set_title(say("Scaling at a fixed global batch", "全局批量固定时的扩展"))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return as_svg(figure)
