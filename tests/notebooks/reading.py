@@ -56,7 +56,8 @@ def code_without_comments(source):
         return source.splitlines()
     source = re.sub(r"(?m)^(\s*)([%!].*)$", lambda line: line[1] + repr(line[2]), source)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return [token.string for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL)]
+    code = (token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL))
+    return [(token.type, token.string.strip()) for token in code]  # the last line may end without a line break
 
 
 def same_text(old, new):
