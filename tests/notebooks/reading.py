@@ -44,10 +44,9 @@ def printed(cell):
     return "".join(text if text.endswith("\n") else f"{text}\n" for text in texts if text)
 
 
-def pictures(notebook):
-    """The SVG pictures that are stored."""
-    outputs = (output for cell in code_cells(notebook) for output in cell.outputs)
-    return [output.data["image/svg+xml"] for output in outputs if "image/svg+xml" in output.get("data", {})]
+def pictures(cell):
+    """The SVG pictures that are stored in a cell."""
+    return [output.data["image/svg+xml"] for output in cell.outputs if "image/svg+xml" in output.get("data", {})]
 
 
 def code_without_comments(source):
