@@ -1,13 +1,21 @@
-# make train   sets up .venv, then trains a small GPT on this machine with Ray
-# make test    sets up .venv, then runs every check
-# make bench   measures side by side
-# make lock    works the exact versions out anew
+# make train      sets up .venv, then trains a small GPT on this machine with Ray
+# make test       sets up .venv, then runs every check
+# make notebooks  executes the course's notebooks and stores what they print
+# make bench      measures side by side
+# make lock       works the exact versions out anew
 
 PYTHON ?= python3
 BIN = .venv/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: train test lint bench lock clean
+NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb notebooks/zh/*.ipynb))
+# Of what nbconvert would write about this machine's Python, the notebooks keep the name of the language.
+EXECUTE = $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=ERROR --KernelManager.transport_encryption=auto \
+	--ExecutePreprocessor.timeout=300 --ExecutePreprocessor.record_timing=False \
+	--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False \
+	--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}"
+
+.PHONY: train test lint notebooks bench lock clean
 
 train: .venv/run
 	$(BIN)/onehour train gpt
@@ -19,6 +27,9 @@ lint: .venv/dev
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/mypy
+
+notebooks: .venv/dev
+	@for notebook in $(NOTEBOOKS); do echo $$notebook; PATH="$(CURDIR)/$(BIN):$$PATH" $(EXECUTE) $$notebook || exit 1; done
 
 bench: .venv/dev
 	$(BIN)/python bench/data.py

@@ -120,13 +120,14 @@ def test_help(run):
     assert "--hidden-width" in run("train gpt --help").out
     for command in ("generate", "predict", "show", "doctor"):
         assert "--runs" in run(f"{command} --help").out
+    assert "--language" in run("learn --help").out
 
 
 # Words that cannot be
 
 
 def test_a_command_that_is_not_there(run):
-    check_says(run("trian toy"), 2, "'trian'", "train, generate, predict, show, audit, doctor")
+    check_says(run("trian toy"), 2, "'trian'", "train, generate, predict, show, audit, doctor, learn.")
 
 
 def test_a_recipe_that_is_not_there_names_near_ones(run, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The command line: onehour train · generate · predict · show · audit · doctor.
+"""The command line: onehour train · generate · predict · show · audit · doctor · learn.
 
 Options come from the dataclasses in config.py and from the fields of the recipe. torch and ray are imported by the
 command that needs them, so that help answers at once.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from onehour.config import GenerateConfig, PredictConfig, ScaleConfig, ShowConfig, TrainConfig
+from onehour.config import GenerateConfig, LearnConfig, PredictConfig, ScaleConfig, ShowConfig, TrainConfig
 from onehour.errors import InputError, TrainingError
 from onehour.recipe import RECIPES, Recipe, find_recipe, short_traceback
 
@@ -32,6 +32,7 @@ usage: onehour COMMAND ...
   show RUN          the losses and the configuration of a run
   audit RUN         prove which samples a run has trained (after: train --audit)
   doctor            what this machine has, and what would not work here
+  learn             the course, in JupyterLab, in a copy that you may change
 
 onehour COMMAND --help has the options of each. To begin:
 
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "show": show,
         "audit": audit,
         "doctor": doctor,
+        "learn": learn,
     }
     try:
         if arguments[0] not in commands:
@@ -358,6 +360,14 @@ def doctor(arguments: Sequence[str]) -> None:
         troubles += finding.trouble
     if troubles:
         raise TrainingError(f"{troubles} of these would keep onehour from working: see the lines that begin with !")
+
+
+def learn(arguments: Sequence[str]) -> None:
+    """onehour learn: the course in JupyterLab, in a copy that may be changed."""
+    options = parse(LearnConfig, arguments, "learn")
+    from onehour.course.learn import open_course
+
+    open_course(options.folder, options.language)
 
 
 def run_and_options(options: Callable[..., Options], arguments: Sequence[str], command: str) -> tuple[str, Options]:

@@ -189,3 +189,13 @@ class ShowConfig:
 
     runs: Path = Path("runs")
     """Folder in which runs are kept."""
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """Where the course is read, and in which language."""
+
+    folder: Path = Path("onehour-course")
+    """Folder of your copy of the notebooks; one that is there is kept as it is."""
+    language: Literal["en", "zh"] = "en"
+    """Begin with the first chapter in English, or in Chinese."""
