@@ -1,4 +1,5 @@
 # make train      sets up .venv, then trains a small GPT on this machine with Ray
+# make learn      sets up .venv, then opens the course in JupyterLab, in a copy that may be changed
 # make test       sets up .venv, then runs every check
 # make notebooks  executes the course's notebooks and stores what they print
 # make bench      measures side by side
@@ -15,10 +16,13 @@ EXECUTE = $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level
 	--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False \
 	--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}"
 
-.PHONY: train test lint notebooks bench lock clean
+.PHONY: train learn test lint notebooks bench lock clean
 
 train: .venv/run
 	$(BIN)/onehour train gpt
+
+learn: .venv/run
+	$(BIN)/onehour learn
 
 test: .venv/dev lint
 	$(BIN)/python -m pytest
@@ -36,7 +40,7 @@ bench: .venv/dev
 	$(BIN)/python bench/parity.py
 	$(BIN)/python bench/launch.py
 	$(BIN)/python bench/checkpoint.py
-	$(BIN)/python bench/chaos.py --faults 12
+	$(BIN)/python bench/chaos.py --faults 14
 
 .venv/run: pyproject.toml requirements.lock
 	@echo "Setting up .venv: about a minute, and some 500 MB to download (3 GB where torch brings CUDA) ..."
