@@ -141,7 +141,7 @@ def test_a_check_does_not_hand_out_what_it_compares_with():
 
 def test_hints_are_in_the_language_of_the_notebook(monkeypatch):
     monkeypatch.setenv("ONEHOUR_LANGUAGE", "zh")
-    assert repr(check.tensors_1(...)) == "还不对： 答案应当是一个张量。"
+    assert repr(check.tensors_1(...)) == "还不对：答案应当是一个张量。"
     assert repr(check.tensors_1(torch.arange(1.0, 13.0).reshape(3, 4))) == "正确。"
 
 

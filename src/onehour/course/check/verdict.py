@@ -16,7 +16,7 @@ class Verdict:
         return self.right
 
     def __repr__(self) -> str:
-        return say("Right.", "正确。") if self.right else f"{say('Not yet:', '还不对：')} {self.hint}"
+        return say("Right.", "正确。") if self.right else f"{say('Not yet: ', '还不对：')}{self.hint}"
 
 
 RIGHT = Verdict(True)

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#3b7dab", "#d9480f", "#2b8a3e", "#7048b6", "#868e96"  # in this order
 INK, PAPER = "#212529", "#fcfcfa"
+WIDEST = 9.0  # inches, of the pictures of the course
 
 # Text stays text, drawn by the fonts of whoever reads it: nobody has to install one for Chinese.
 STYLE: Any = {
@@ -41,8 +43,14 @@ def new_figure(width: float = 8, height: float = 4) -> Figure:
 
 
 def as_svg(figure: Figure) -> SVG:
-    """A figure as the last line of a cell shows it."""
+    """A figure as the last line of a cell shows it: as wide as the page.
+
+    JupyterLab and nbconvert put it into an <img>, which no style in it reaches: only a width in percent makes it fit a
+    narrow page. A picture narrower than WIDEST gets an empty margin, so that text has one size in all of a page.
+    Where a page has it inline, it grows no larger than it was drawn.
+    """
     content = io.StringIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
-    narrow_pages = '<svg style="max-width: 100%; height: auto" '
-    return SVG(content.getvalue().replace("<svg ", narrow_pages, 1))
+    width, height = 72 * max(figure.get_figwidth(), WIDEST), 72 * figure.get_figheight()  # an inch has 72 points
+    size = f'style="max-width: {width:g}pt" width="100%" viewBox="0 0 {width:g} {height:g}"'
+    return SVG(re.sub(r'width="\S+" height="\S+" viewBox=".*?"', size, content.getvalue(), count=1))
