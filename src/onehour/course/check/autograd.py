@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from onehour.course.check.tensors import close, has_numbers, no_tensor, result_of
+from onehour.course.check.read import call, has_numbers, is_close, is_near, no_tensor, number, numbers
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 
 
@@ -15,14 +15,13 @@ def autograd_1(answer: Any) -> Verdict:
     """The derivative of x³ - 2x at x = 2, as a number or a tensor of one."""
     x = torch.tensor(2.0, requires_grad=True)
     (right,) = torch.autograd.grad(x**3 - 2 * x, x)
-    given = numbers(answer)
     if isinstance(answer, tuple):
         return not_yet("`grad` returns a tuple, one gradient for each input.", "`grad` 返回元组，每个输入一个梯度。")
-    if given is None or given.numel() != 1:
+    if number(answer) is None:
         return not_yet("the answer should be one number.", "答案应当是一个数。")
-    if close(given.reshape(()), right):
+    if is_near(answer, right.item(), 1e-4):
         return RIGHT
-    if close(given.reshape(()), x**3 - 2 * x):
+    if is_near(answer, (x**3 - 2 * x).item(), 1e-4):
         return not_yet("this is the value of the function.", "这是函数的值。")
     return not_yet(
         "compute y from x, call y.backward(), and look at x.grad.", "由 x 算出 y，调用 y.backward()，再看 x.grad。"
@@ -35,7 +34,7 @@ def autograd_2(answer: Any) -> Verdict:
     for f in functions:
         x = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64, requires_grad=True)
         (right,) = torch.autograd.grad(f(x), x)
-        given = result_of(answer, f, x.detach().clone())
+        given = call(answer, f, x.detach().clone())
         if not has_numbers(given):
             return no_tensor(given)
         if given.shape != right.shape:
@@ -54,11 +53,11 @@ def autograd_2(answer: Any) -> Verdict:
 def autograd_3(answer: Any) -> Verdict:
     """w and b after 20 steps of gradient descent on the mean loss of four points, from zeros, learning rate 1."""
     given = numbers(answer)
-    if given is None or given.numel() != 2:
+    if given is None or len(given) != 2:
         return not_yet("the answer should be a pair: w and b.", "答案应当是一对数：w 和 b。")
-    if close(given.flatten(), descend(zeroing=True)):
+    if is_close(given, descend(zeroing=True)):
         return RIGHT
-    if close(given.flatten(), descend(zeroing=False)):
+    if is_close(given, descend(zeroing=False)):
         return not_yet("the gradients of all steps so far have added up.", "之前各步的梯度累加在了一起。")
     return not_yet(
         "20 times: the mean loss of the four points, backward, w and b minus 1.0 times their gradients, gradients to zero.",
@@ -70,31 +69,20 @@ def autograd_4(answer: Any) -> Verdict:
     """A function: x (n,) -> x rounded, whose gradient is that of x itself."""
     x = torch.tensor([0.2, 0.7, -1.6, 3.4], requires_grad=True)
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    given = result_of(answer, x)
+    given = call(answer, x)
     if not has_numbers(given):
         return no_tensor(given)
-    if not close(given, x.detach().round()):
+    if not is_close(given, x.detach().round()):
         return not_yet("the values should be those of x.round().", "得到的值应当与 x.round() 相同。")
     if not given.requires_grad:
         return not_yet("the result has no graph back to x.", "结果没有通向 x 的计算图。")
-    gradient = result_of(lambda: torch.autograd.grad((given * weights).sum(), x)[0])
-    if not (has_numbers(gradient) and close(gradient, weights)):
+    gradient = call(lambda: torch.autograd.grad((given * weights).sum(), x)[0])
+    if not (has_numbers(gradient) and is_close(gradient, weights)):
         return not_yet(
             "no gradient comes through: write the result as x plus something, and detach that something.",
             "梯度没有传过来：把结果写成 x 加上一个量，并对这个量用 detach。",
         )
     return RIGHT
-
-
-def numbers(answer: Any) -> Tensor | None:
-    """A number, a tensor, or a list or tuple of these, as one float64 tensor; None for anything else."""
-    if isinstance(answer, (list, tuple)):
-        parts = [numbers(part) for part in answer]
-        flat = [part.flatten() for part in parts if part is not None]
-        return torch.cat(flat) if flat and len(flat) == len(parts) else None
-    if isinstance(answer, (int, float)):
-        return torch.tensor(float(answer), dtype=torch.float64)
-    return answer.detach().cpu().double() if has_numbers(answer) else None
 
 
 def descend(zeroing: bool) -> Tensor:

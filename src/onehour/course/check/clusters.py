@@ -6,7 +6,7 @@ import math
 import shlex
 from typing import Any
 
-from onehour.course.check.read import number, numbers
+from onehour.course.check.read import is_near, numbers
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 
 NODES = (16, 7, 3)  # CPU cores of each node
@@ -14,12 +14,6 @@ GRADIENT_BYTES = 13.5e9  # 6.74 billion numbers of 2 bytes
 BANDWIDTH = 50e9  # bytes per second of each worker's link
 CHECKPOINT_SECONDS = 30.0
 MEAN_SECONDS_TO_FAULT = 12 * 3600.0
-
-
-def is_near(answer: Any, right: float, tolerance: float) -> bool:
-    """Whether the answer is this number, up to a relative tolerance."""
-    value = number(answer)
-    return value is not None and math.isclose(value, right, rel_tol=tolerance)
 
 
 def clusters_1(answer: Any) -> Verdict:
@@ -93,7 +87,7 @@ def clusters_4(answer: Any) -> Verdict:
     if found is None or len(found) != len(right):
         return not_yet("The answer is a list of seven numbers, for 1, 2, 4, 8, 16, 32 and 64 workers.",
                        "答案是七个数的列表，对应 1、2、4、8、16、32、64 个工作进程。")  # fmt: skip
-    if all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(found, right, strict=True)):
+    if all(is_near(a, b, 1e-3) for a, b in zip(found, right, strict=True)):
         return RIGHT
     return not_yet("Only 98 % of the step is divided by the workers; with 64 of them it is far from 64 times as fast.",
                    "只有 98 % 的时间按工作进程数分摊；用 64 个时远远达不到 64 倍。")  # fmt: skip

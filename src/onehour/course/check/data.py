@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from onehour.course.check.networks import call, is_close, short
+from onehour.course.check.read import call, is_close, short, whole_numbers
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 from onehour.data.order import positions_of, sample_at
 
@@ -16,7 +16,7 @@ from onehour.data.order import positions_of, sample_at
 def data_1(answer: Any) -> Verdict:
     """The number of batches without and with drop_last."""
     given = whole_numbers(answer)
-    if len(given) != 2:
+    if given is None or len(given) != 2:
         return not_yet("the answer is two whole numbers: (without, with).", "答案是两个整数：（不丢弃，丢弃）。")
     samples: Any = range(1000)
     right = [len(DataLoader(samples, batch_size=64, drop_last=drop)) for drop in (False, True)]
@@ -79,14 +79,14 @@ def data_4(answer: Any) -> Verdict:
     orders = {}
     for num_samples, seed, epoch in ((97, 1, 0), (97, 1, 1), (97, 2, 0), (1500, 1, 7)):
         given = call(answer, num_samples, seed, epoch)
-        order = whole_numbers(given)
+        order = ids(given)
         if sorted(order) != list(range(num_samples)):
             return not_yet(
                 f"for {num_samples} samples, epoch {epoch} must have each id from 0 to {num_samples - 1} once; "
                 f"it gave {short(given)}.",
                 f"{num_samples} 个样本时，第 {epoch} 轮应包含 0 到 {num_samples - 1} 的每个编号各一次；得到的是 {short(given)}。",
             )
-        if whole_numbers(call(answer, num_samples, seed, epoch)) != order:
+        if ids(call(answer, num_samples, seed, epoch)) != order:
             return not_yet(
                 "the same seed and epoch gave another order the second time: it has a state.",
                 "相同的种子和轮次，第二次得到了另一种顺序：它带有状态。",
@@ -101,7 +101,7 @@ def data_4(answer: Any) -> Verdict:
 
 def data_5(answer: Any) -> Verdict:
     """The share of worker 1 of 4 at step 1,000."""
-    given = whole_numbers(answer)
+    given = ids(answer)
     if len(given) != 8:
         return not_yet(
             "the answer is eight ids: 32 samples for 4 workers.", "答案是八个编号：32 个样本分给 4 个工作进程。"
@@ -121,14 +121,10 @@ def data_5(answer: Any) -> Verdict:
     )
 
 
-def whole_numbers(answer: Any) -> list[int]:
-    """The whole numbers of a tuple, list, range, array or tensor; of anything else, none."""
-    if not isinstance(answer, tuple | list | range | np.ndarray | Tensor):
-        return []
-    values = call(np.asarray, answer)
-    if not (isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu"):
-        return []
-    return [int(value) for value in values]
+def ids(answer: Any) -> list[int]:
+    """The ids in a sequence of integers, whose type is one that counts; of anything else, none."""
+    kind = call(lambda: np.asarray(answer).dtype.kind)
+    return whole_numbers(answer) or [] if kind in ("i", "u") else []
 
 
 def is_float_scalar(value: Any) -> bool:

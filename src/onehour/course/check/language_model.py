@@ -1,13 +1,12 @@
 """The checks of chapter 11."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from onehour.course.check.read import number, numbers
+from onehour.course.check.read import call, has_numbers, is_close, is_near, numbers, raised
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 from onehour.models.gpt import GPT, GPTConfig
 
@@ -20,18 +19,12 @@ LLAMA_3_8B = GPTConfig(
 )
 
 
-def is_near(answer: Any, right: float, tolerance: float = 1e-3) -> bool:
-    """Whether the answer is this number, up to a relative tolerance."""
-    value = number(answer)
-    return value is not None and math.isclose(value, right, rel_tol=tolerance)
-
-
 def language_model_1(answer: Any) -> Verdict:
     """Bits per byte of a loss of 2.5 nats per token, where a byte is 0.4 tokens."""
     right = 2.5 / math.log(2) * 0.4
-    if is_near(answer, right):
+    if is_near(answer, right, 1e-3):
         return RIGHT
-    if is_near(answer, 2.5 / math.log(2) / 0.4):
+    if is_near(answer, 2.5 / math.log(2) / 0.4, 1e-3):
         return not_yet("A token covers 2.5 bytes: is a byte dearer or cheaper than a token?",
                        "一个词元占 2.5 个字节：一个字节的代价比一个词元高还是低？")  # fmt: skip
     return not_yet("Turn nats into bits first (one bit is log(2) nats), then tokens into bytes; the answer is a number.",
@@ -42,8 +35,7 @@ def language_model_2(answer: Any) -> Verdict:
     """The probabilities of LOGITS at temperature 0.5 among the 2 likeliest."""
     first = math.exp(2.0 / 0.5) / (math.exp(2.0 / 0.5) + math.exp(1.0 / 0.5))
     right = torch.tensor([first, 1 - first, 0.0, 0.0])
-    read = numbers(answer)
-    found = torch.tensor(read or [])
+    found = torch.tensor(numbers(answer) or [])
     if found.shape != right.shape:
         return not_yet("The answer is four probabilities, one for each token: a tensor, an array or a list.",
                        "答案是四个概率，每个词元一个：张量、数组或列表。")  # fmt: skip
@@ -59,8 +51,8 @@ def language_model_2(answer: Any) -> Verdict:
 def language_model_3(answer: Any) -> Verdict:
     """Bytes of the key-value cache of LLAMA_7B in bfloat16, for 8 sequences of 2,048 tokens."""
     config = LLAMA_7B
-    numbers = 2 * config.num_layers * config.num_kv_heads * config.head_width
-    right = numbers * 2 * 8 * 2048
+    of_a_token = 2 * config.num_layers * config.num_kv_heads * config.head_width
+    right = of_a_token * 2 * 8 * 2048
     if is_near(answer, right, 1e-9):
         return RIGHT
     if is_near(answer, right / 2, 1e-9):
@@ -100,30 +92,29 @@ def language_model_5(answer: Any) -> Verdict:
     random = torch.Generator().manual_seed(123)
     for p in (0.3, 0.5, 0.9, 0.99):
         logits = torch.randn(50, generator=random) * 3
-        found = called(answer, logits.clone(), p)
-        if found is None or found.shape != logits.shape:
-            return not_yet("The function raised an error, or gave something else than a tensor of the logits' shape.",
-                           "函数抛出了异常，或返回的不是与 logits 同形状的张量。")  # fmt: skip
-        if not torch.allclose(found.sum(), torch.tensor(1.0), atol=1e-4):
-            return not_yet("What is left must add up to 1 again.", "留下的概率之和必须重新等于 1。")
-        right = nucleus(logits, p)
-        if not torch.equal(found > 0, right > 0):
-            kept, wanted = int((found > 0).sum()), int((right > 0).sum())
-            return not_yet(f"For p = {p} it keeps {kept} of 50 tokens, and the fewest whose sum reaches p are {wanted}.",
-                           f"p = {p} 时保留了 50 个词元中的 {kept} 个，而总和达到 p 的最少个数是 {wanted}。")  # fmt: skip
-        if not torch.allclose(found, right, atol=1e-4):
-            return not_yet("The right tokens are left, but their probabilities should keep their ratios.",
-                           "留下的词元对了，但它们的概率之间的比例应保持不变。")  # fmt: skip
+        verdict = of_top_p(call(answer, logits.clone(), p), nucleus(logits, p), p)
+        if not verdict:
+            return verdict
     return RIGHT
 
 
-def called(function: Callable[..., Any], logits: Tensor, p: float) -> Tensor | None:
-    """What a reader's function gives, as a float32 tensor; None if it raises or gives no tensor."""
-    try:
-        found = function(logits, p)
-    except Exception:  # the reader's code, which may raise anything
-        return None
-    return found.detach().float() if isinstance(found, Tensor) else None
+def of_top_p(found: Any, right: Tensor, p: float) -> Verdict:
+    """The verdict on what a function gives where the probabilities `right` (V,) are wanted."""
+    if isinstance(found, Exception):
+        return raised(found)
+    if not has_numbers(found) or found.shape != right.shape:
+        return not_yet("The function gives something else than a tensor of the logits' shape.",
+                       "函数返回的不是与 logits 同形状的张量。")  # fmt: skip
+    if not is_near(found.sum(), 1.0, 1e-4):
+        return not_yet("What is left must add up to 1 again.", "留下的概率之和必须重新等于 1。")
+    kept, wanted = int((found > 0).sum()), int((right > 0).sum())
+    if not torch.equal((found > 0).cpu(), right > 0):
+        return not_yet(f"For p = {p} it keeps {kept} of 50 tokens, and the fewest whose sum reaches p are {wanted}.",
+                       f"p = {p} 时保留了 50 个词元中的 {kept} 个，而总和达到 p 的最少个数是 {wanted}。")  # fmt: skip
+    if not is_close(found, right):
+        return not_yet("The right tokens are left, but their probabilities should keep their ratios.",
+                       "留下的词元对了，但它们的概率之间的比例应保持不变。")  # fmt: skip
+    return RIGHT
 
 
 def nucleus(logits: Tensor, p: float) -> Tensor:

@@ -1,12 +1,11 @@
 """The checks of chapter 8, Many GPUs."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from onehour.course.check.read import number, numbers
+from onehour.course.check.read import call, is_near, number, numbers, raised
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 from onehour.data.order import positions_of
 
@@ -17,11 +16,11 @@ def many_gpus_1(answer: Any) -> Verdict:
     given = number(answer)
     if given is None:
         return not_yet("The answer is one number, of GB.", "答案应是一个数，单位 GB。")
-    if math.isclose(given, whole / 8):
+    if is_near(given, whole / 8):
         return RIGHT
-    if math.isclose(given, whole):
+    if is_near(given, whole):
         return not_yet("That is all of it; FSDP gives each GPU a part.", "那是全部；FSDP 只给每块 GPU 一部分。")
-    if math.isclose(given, 1e9 * whole / 8):
+    if is_near(given, 1e9 * whole / 8):
         return not_yet("That is in bytes; the question asks for GB.", "那是字节数；题目要的是 GB。")
     return not_yet(
         "How many bytes belong to one parameter, all four numbers together? FSDP divides all of them.",
@@ -56,9 +55,9 @@ def many_gpus_3(answer: Any) -> Verdict:
     given = number(answer)
     if given is None:
         return not_yet("The answer is one number between 0 and 1.", "答案应是 0 到 1 之间的一个数。")
-    if abs(given - right) < 5e-4:
+    if is_near(given, right, 5e-4):
         return RIGHT
-    if abs(given - sum(accuracies) / 3) < 5e-3:
+    if is_near(given, sum(accuracies) / 3, 5e-3):
         return not_yet(
             "That is the mean of the means: the ten samples of the last worker count as much as the first one's 200.",
             "那是平均数的平均：最后一个工作进程的 10 个样本和第一个的 200 个算得一样重。",
@@ -72,12 +71,9 @@ def many_gpus_4(answer: Any) -> Verdict:
         return not_yet("The answer is a function of a list of tensors.", "答案应是一个函数，参数是张量的列表。")
     random = torch.Generator().manual_seed(11)
     tensors = [torch.randint(100, (12,), generator=random).float() for _ in range(3)]
-    try:
-        given = list(answer([tensor.clone() for tensor in tensors]))
-    except Exception as error:
-        return not_yet(
-            f"Your function raised {type(error).__name__}: {error}", f"你的函数抛出了 {type(error).__name__}: {error}"
-        )
+    given = call(lambda: list(answer([tensor.clone() for tensor in tensors])))
+    if isinstance(given, Exception):
+        return raised(given)
     return of_parts([numbers(part) for part in given], torch.stack(tensors).sum(dim=0))
 
 

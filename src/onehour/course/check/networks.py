@@ -1,25 +1,26 @@
 """The checks of chapter 3, Networks."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
+from onehour.course.check.read import call, is_close, is_near, number, raised, short
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 from onehour.models.mlp import MLP
 
 
 def networks_1(answer: Any) -> Verdict:
     """The number of parameters of 784-128-64-10."""
-    if not is_number(answer):
+    given = number(answer)
+    if given is None:
         return not_yet("the answer is a whole number.", "答案是一个整数。")
     model = MLP(784, [128, 64], 10)
     right = sum(parameter.numel() for parameter in model.parameters())
-    if answer == right:
+    if given == right:
         return RIGHT
-    if answer == sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2):
+    if given == sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2):
         return not_yet("these are the weights; each output also has a bias.", "这只是权重；每个输出还有一个偏置。")
     return not_yet(
         "a layer has inputs × outputs weights and a bias for each output; there are three layers.",
@@ -63,12 +64,12 @@ def networks_2(answer: Any) -> Verdict:
 
 def networks_3(answer: Any) -> Verdict:
     """The lowest cross-entropy of probabilities that are taken for logits."""
-    if not is_number(answer):
+    if number(answer) is None:
         return not_yet("the answer is a number.", "答案是一个数。")
     right = cross_entropy(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0])).item()
-    if math.isclose(float(answer), right, rel_tol=0.002):
+    if is_near(answer, right, 1e-3):
         return RIGHT
-    if abs(float(answer)) < 0.002:
+    if is_near(answer, 0.0, 2e-3):
         return not_yet(
             "cross_entropy applies a softmax of its own; what does it make of a probability of 1?",
             "cross_entropy 自己还会做一次 softmax；概率 1 经过它会变成什么？",
@@ -86,12 +87,17 @@ def networks_4(answer: Any) -> Verdict:
     generator = torch.Generator().manual_seed(123)
     logits, labels = torch.randn(6, 4, generator=generator), torch.tensor([0, 3, 1, 2, 2, 0])
     given, right = call(answer, logits.clone(), labels), cross_entropy(logits, labels)
+    if isinstance(given, Exception):
+        return raised(given)
     if not is_close(given, right):
         summed = is_close(given, cross_entropy(logits, labels, reduction="sum"))
         each = is_close(given, cross_entropy(logits, labels, reduction="none"))
         if summed or each:
             return not_yet("return the mean over the samples.", "请返回各样本损失的均值。")
-        return not_yet(wrong_in_english(given, right), wrong_in_chinese(given, right))
+        return not_yet(
+            f"for one batch the loss is {right.item():.4f}; the function gave {value_of(given)}.",
+            f"对某个批量，损失应为 {right.item():.4f}；函数给出的是 {value_of(given)}。",
+        )
     large = 1000 * logits
     if is_close(call(answer, large.clone(), labels), cross_entropy(large, labels)):
         return RIGHT
@@ -138,52 +144,7 @@ def networks_5(answer: Any) -> Verdict:
     return RIGHT
 
 
-def call(function: Any, *arguments: Any) -> Any:
-    """What an answer that is a function gives; if it raises, the exception."""
-    try:
-        return function(*arguments)
-    except Exception as error:
-        return error
-
-
-def is_number(answer: Any) -> bool:
-    """Whether it is one number: of Python, of NumPy, or in a tensor."""
-    if isinstance(answer, bool | str | bytes | complex):
-        return False
-    value = call(float, answer)
-    return isinstance(value, float) and math.isfinite(value)
-
-
-def is_close(given: Any, right: Tensor) -> bool:
-    """Whether `given` is a tensor, or a number, of the shape and values of `right`."""
-    value = given.detach() if isinstance(given, Tensor) else call(torch.as_tensor, given)
-    if not isinstance(value, Tensor) or value.shape != right.shape or value.is_complex():
-        return False
-    return call(lambda: torch.allclose(value.to(right), right, rtol=1e-4, atol=1e-5)) is True
-
-
-def short(given: Any, value: bool = False) -> str:
-    """The kind of what was given, and with `value` what it is; of an exception both. In few characters."""
-    text = type(given).__name__
-    if value or isinstance(given, Exception):
-        text += f": {call(str, given)}"
-    return text if len(text) < 120 else text[:117] + "..."
-
-
-def wrong_in_english(given: Any, right: Tensor) -> str:
-    """What was expected of a function, and what came."""
-    if isinstance(given, Exception):
-        return f"the function raised {short(given)}"
-    return f"for one batch the loss is {right.item():.4f}; the function gave {value_of(given)}."
-
-
-def wrong_in_chinese(given: Any, right: Tensor) -> str:
-    """The same in Chinese."""
-    if isinstance(given, Exception):
-        return f"函数抛出了 {short(given)}"
-    return f"对某个批量，损失应为 {right.item():.4f}；函数给出的是 {value_of(given)}。"
-
-
 def value_of(given: Any) -> str:
     """A number with four digits; of anything else its kind."""
-    return f"{float(given):.4f}" if is_number(given) else short(given)
+    value = number(given)
+    return short(given) if value is None else f"{value:.4f}"

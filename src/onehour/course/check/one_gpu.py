@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from onehour.course.check.read import number, numbers
+from onehour.course.check.read import call, is_near, number, numbers, raised
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 from onehour.models.gpt import GPT, GPTConfig
 
@@ -57,13 +57,11 @@ def one_gpu_3(answer: Any) -> Verdict:
     batches = [(x[:4], y[:4]), (x[4:], y[4:])]
     with torch.no_grad():
         right = [cross_entropy(model(x), y).item() for x, y in batches]
-    try:
-        given = answer(model, batches)
-        given = list(given)
-        read = numbers([loss.detach() if isinstance(loss, Tensor) else loss for loss in given])
-    except Exception as error:
-        return raised(error)
-    if read is None or len(read) != 2 or not torch.allclose(torch.tensor(read), torch.tensor(right), atol=1e-5):
+    given = call(lambda: list(answer(model, batches)))
+    if isinstance(given, Exception):
+        return raised(given)
+    losses = numbers(given)
+    if losses is None or len(losses) != 2 or not all(map(is_near, losses, right, (1e-5, 1e-5))):
         return not_yet("It must return one loss for each batch, in order.", "它应按顺序为每个批量返回一个损失。")
     if any(isinstance(loss, Tensor) and loss.requires_grad for loss in given):
         return not_yet(
@@ -83,10 +81,9 @@ def one_gpu_4(answer: Any) -> Verdict:
     right = torch.autograd.grad(cross_entropy(model(x), y), list(model.parameters()))
     sizes: list[int] = []
     model.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
-    try:
-        answer(model, x, y, 4)
-    except Exception as error:
-        return raised(error)
+    returned = call(answer, model, x, y, 4)
+    if isinstance(returned, Exception):
+        return raised(returned)
     if not sizes or max(sizes) > 4:
         return not_yet(
             "More than `size` samples went through the model at once, or none.",
@@ -110,9 +107,3 @@ def small_problem() -> tuple[nn.Module, Tensor, Tensor]:
         model.weight.copy_(torch.randn(2, 3, generator=random))
         model.bias.zero_()
     return model, torch.randn(10, 3, generator=random), torch.randint(2, (10,), generator=random)
-
-
-def raised(error: Exception) -> Verdict:
-    """The verdict on a function that raised."""
-    name = f"{type(error).__name__}: {error}"
-    return not_yet(f"Your function raised {name}", f"你的函数抛出了 {name}")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from onehour.course.check.read import call, is_near, number, short, whole_numbers
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 from onehour.data.order import positions_of
 from onehour.errors import InputError
@@ -11,7 +12,7 @@ from onehour.errors import InputError
 
 def ray_1(answer: Any) -> Verdict:
     """Which numbers of workers from 1 to 12 can share a global batch of 60 samples."""
-    numbers = integers(answer)
+    numbers = whole_numbers(list(answer) if isinstance(answer, set) else answer)
     if numbers is None:
         return not_yet("give a list of whole numbers.", "请给出一个整数列表。")
     if set(numbers) == {workers for workers in range(1, 13) if divides(60, workers)}:
@@ -30,7 +31,7 @@ def ray_1(answer: Any) -> Verdict:
 
 def ray_2(answer: Any) -> Verdict:
     """The positions in the stream that rank 1 of 4 trains in step 10 (from 0) at a global batch of 60."""
-    numbers = integers(answer)
+    numbers = whole_numbers(answer)
     if numbers is None:
         return not_yet("give a list, a range or an array of whole numbers.", "请给出整数的列表、range 或数组。")
     if numbers == positions_of(10, 60, rank=1, world_size=4).tolist():
@@ -53,14 +54,15 @@ def ray_3(answer: Any) -> Verdict:
         [1, 2, 1, 2, 1, 2, 3],
         list(range(1, 130)) + list(range(101, 301)),
     ):
-        ours, theirs = len(steps) - len(set(steps)), called(answer, list(steps))
-        if isinstance(theirs, str):
+        ours, theirs = len(steps) - len(set(steps)), call(answer, list(steps))
+        if isinstance(theirs, Exception):
             return not_yet(
-                f"for the steps {short(steps)} it raises {theirs}.", f"对步号 {short(steps)}，它抛出了 {theirs}。"
+                f"for the steps {listed(steps)} it raises {short(theirs)}",
+                f"对步号 {listed(steps)}，它抛出了 {short(theirs)}",
             )
-        if integers([theirs]) != [ours]:
+        if number(theirs) != ours:
             return not_yet(
-                f"for the steps {short(steps)} it returns {theirs!r}.", f"对步号 {short(steps)}，它返回 {theirs!r}。"
+                f"for the steps {listed(steps)} it returns {theirs!r}.", f"对步号 {listed(steps)}，它返回 {theirs!r}。"
             )
     return RIGHT
 
@@ -72,9 +74,9 @@ def ray_4(answer: Any) -> Verdict:
         return not_yet("give one number, in seconds.", "请给出一个数，单位为秒。")
     between_faults = 90 * 24 * 3600 / 512
     best = cheapest(lambda interval: 3 / interval + interval / 2 / between_faults)
-    if abs(seconds / best - 1) < 0.02:
+    if is_near(seconds, best, 0.02):
         return RIGHT
-    if abs(seconds / (best * math.sqrt(512)) - 1) < 0.02:
+    if is_near(seconds, best * math.sqrt(512), 0.02):
         return not_yet(
             "that would be right for one node; 512 fail more often.", "这对一个节点是对的；512 个节点更常出故障。"
         )
@@ -86,7 +88,7 @@ def ray_4(answer: Any) -> Verdict:
 
 def ray_5(answer: Any) -> Verdict:
     """How many of 1 to 8 workers start on nodes with 3, 3 and 2 cores, at one core each and at two, for a batch of 60."""
-    numbers = integers(answer)
+    numbers = whole_numbers(answer)
     if numbers is None or len(numbers) != 2:
         return not_yet("give a pair of whole numbers.", "请给出一对整数。")
     ours = [max_workers([3, 3, 2], cpus, batch=60) for cpus in (1, 2)]
@@ -119,36 +121,6 @@ def cheapest(cost: Callable[[float], float]) -> float:
     return min((tenths / 10 for tenths in range(1, 36_000)), key=cost)
 
 
-def integers(answer: Any) -> list[int] | None:
-    """An answer as whole numbers, or None if it is something else."""
-    try:
-        values = [number(value) for value in answer]
-    except Exception:  # not a sequence, or one that cannot be gone through
-        return None
-    if any(value is None or not value.is_integer() for value in values):
-        return None
-    return [int(value) for value in values if value is not None]
-
-
-def number(answer: Any) -> float | None:
-    """An answer as a finite number, or None if it is something else; a tensor or an array of one number counts."""
-    if isinstance(answer, str | bytes | bool):
-        return None
-    try:
-        value = float(answer)
-    except Exception:  # any object may be an answer
-        return None
-    return value if math.isfinite(value) else None
-
-
-def called(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of the reader returns; the name of the exception, if it raises one."""
-    try:
-        return function(*arguments)
-    except Exception as error:
-        return type(error).__name__
-
-
-def short(steps: Sequence[int]) -> str:
+def listed(steps: Sequence[int]) -> str:
     """A list of steps as a hint names it."""
     return str(list(steps)) if len(steps) < 12 else f"[{steps[0]}, {steps[1]}, ..., {steps[-1]}]"

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.optim import Adam
 
-from onehour.course.check.training import numbers, raised
+from onehour.course.check.read import call, number, raised
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 from onehour.models.mlp import MLP
 
 
 def saving_1(answer: Any) -> Verdict:
     """The bytes of a model's weights and of Adam's two moments, in float32."""
-    values = numbers(answer, 1)
-    if values is None:
+    given = number(answer)
+    if given is None:
         return not_yet("Answer with one number.", "请回答一个数。")
     weights = sum(parameter.numel() * parameter.element_size() for parameter in MLP(2, [30, 20], 2).parameters())
-    if values[0] == 3 * weights:
+    if given == 3 * weights:
         return RIGHT
-    if values[0] in (weights, 2 * weights):
+    if given in (weights, 2 * weights):
         return not_yet("The weights, and two moments for each of them.", "要算上权重，还有每个权重的两个矩。")
     return not_yet(
         "Count the weights first. How many bytes has a number in float32, and how many numbers go with each weight?",
@@ -44,9 +44,8 @@ def saving_2(answer: Any) -> Verdict:
         return not_yet(f"The model has nothing called {surplus[0]!r}.", f"模型里没有 {surplus[0]!r} 这个名称。")
     if missing := sorted(right.keys() - answer.keys()):
         return not_yet(f"There is no {missing[0]!r} yet.", f"还缺少 {missing[0]!r}。")
-    try:
-        loaded.load_state_dict(answer)
-    except Exception as error:
+    error = call(loaded.load_state_dict, answer)
+    if isinstance(error, Exception):
         return raised(error)
     if not all(torch.equal(tensor, right[name]) for name, tensor in loaded.state_dict().items()):
         return not_yet("The names are right; take the tensors of saved.", "名称对了；张量请用 saved 里的。")
@@ -61,11 +60,9 @@ def saving_3(answer: Any) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "check.safetensors"
         save_file(tensors, path)
-        try:
-            found = answer(path)
-            shapes = {name: list(shape) for name, shape in found.items()}
-        except Exception as error:
-            return raised(error)
+        shapes = call(lambda: {name: list(shape) for name, shape in answer(path).items()})
+    if isinstance(shapes, Exception):
+        return raised(shapes)
     right = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if shapes.keys() != right.keys():
         return not_yet(f"The file has the tensors {', '.join(right)}.", f"文件里的张量是 {'、'.join(right)}。")
@@ -105,10 +102,8 @@ def saving_4(answer: Any) -> Verdict:
     if not (isinstance(answer, tuple | list) and len(answer) == 2 and all(map(callable, answer))):
         return not_yet("The answer is a pair of functions: (capture, restore).", "答案是两个函数：(capture, restore)。")
     with torch.random.fork_rng(devices=[]):  # the notebook's own random numbers go on as if nothing had happened
-        try:
-            return compare(*answer)
-        except Exception as error:
-            return raised(error)
+        verdict = call(compare, *answer)
+    return raised(verdict) if isinstance(verdict, Exception) else verdict
 
 
 def compare(capture: Callable[..., Any], restore: Callable[..., Any]) -> Verdict:

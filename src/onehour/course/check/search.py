@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from onehour.course.check.ray import called, number
+from onehour.course.check.read import call, number, raised, short
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 
 
@@ -38,11 +38,14 @@ def search_3(answer: Any) -> Verdict:
     if not callable(answer):
         return not_yet("the answer is a function of u.", "答案应当是 u 的函数。")
     for u in (0.0, 1 / 3, 0.5, 2 / 3, 0.999):
-        ours, theirs = 10 ** (3 * u - 4), called(answer, u)
+        ours, theirs = 10 ** (3 * u - 4), call(answer, u)
+        if isinstance(theirs, Exception):
+            return raised(theirs)
         value = number(theirs)
         if value is None:
             return not_yet(
-                f"for u = {u:.3g} it gives {theirs!r}, no number.", f"u = {u:.3g} 时得到 {theirs!r}，不是数。"
+                f"for u = {u:.3g} it gives {short(theirs, True)}, no number.",
+                f"u = {u:.3g} 时得到 {short(theirs, True)}，不是数。",
             )
         if not math.isclose(value, ours, rel_tol=1e-4):
             return not_yet(
@@ -63,7 +66,9 @@ def search_4(answer: Any) -> Verdict:
         ({str(i): 1 / (1 + i) for i in range(10)}, 3),
     ):
         ours = sorted(losses, key=lambda name: losses[name])[: max(1, len(losses) // factor)]
-        theirs = called(answer, dict(losses), factor)
+        theirs = call(answer, dict(losses), factor)
+        if isinstance(theirs, Exception):
+            return raised(theirs)
         if not isinstance(theirs, list | tuple) or list(map(str, theirs)) != ours:
             return not_yet(
                 f"for {len(losses)} trials and factor {factor} it gives {theirs!r}; the best 1/{factor} go on, rounded "

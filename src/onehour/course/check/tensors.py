@@ -1,10 +1,10 @@
 """The exercises of chapter 1."""
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from onehour.course.check.read import call, has_numbers, is_close, no_tensor
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 
 
@@ -19,7 +19,7 @@ def tensors_1(answer: Any) -> Verdict:
         )
     if answer.shape != (3, 4):
         return not_yet(f"its shape is {tuple(answer.shape)}.", f"它的形状是 {tuple(answer.shape)}。")
-    if not close(answer, torch.arange(1.0, 13.0).reshape(3, 4)):
+    if not is_close(answer, torch.arange(1.0, 13.0).reshape(3, 4)):
         return not_yet("the first row should be 1, 2, 3, 4.", "第一行应当是 1、2、3、4。")
     return RIGHT
 
@@ -29,7 +29,7 @@ def tensors_2(answer: Any) -> Verdict:
     readings = torch.tensor([[1.0, torch.nan, 3.0], [2.0, 5.0, torch.nan], [6.0, 7.0, torch.nan], [0.0, 9.0, 4.0]])
     there = ~readings.isnan()
     right = torch.where(there, readings, 0.0).sum(dim=0) / there.sum(dim=0)
-    given = result_of(answer, readings.clone())
+    given = call(answer, readings.clone())
     if not has_numbers(given):
         return no_tensor(given)
     if given.shape != right.shape:
@@ -37,7 +37,7 @@ def tensors_2(answer: Any) -> Verdict:
             f"for readings of shape (4, 3) the result has shape {tuple(given.shape)}; one number a column is wanted.",
             f"对形状 (4, 3) 的读数，结果的形状是 {tuple(given.shape)}；每列要一个数。",
         )
-    if not close(given, right):
+    if not is_close(given, right):
         return not_yet(
             "a column's sum of what is there has to be divided by the number of what is there; "
             "nan times anything, 0 too, is nan.",
@@ -50,7 +50,7 @@ def tensors_3(answer: Any) -> Verdict:
     """A function: uint8 images (B, H, W, C) -> float32 in [0, 1], (B, C, H, W)."""
     images = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).reshape(2, 4, 5, 3) * 2
     right = images.movedim(3, 1).double() / 255
-    given = result_of(answer, images.clone())
+    given = call(answer, images.clone())
     if not has_numbers(given):
         return no_tensor(given)
     if given.dtype != torch.float32:
@@ -60,9 +60,9 @@ def tensors_3(answer: Any) -> Verdict:
             f"images of shape (2, 4, 5, 3) should become (2, 3, 4, 5), but became {tuple(given.shape)}.",
             f"形状 (2, 4, 5, 3) 的图像应当变成 (2, 3, 4, 5)，却变成了 {tuple(given.shape)}。",
         )
-    if close(given / 255, right) or close(given * 256 / 255, right):
+    if is_close(given / 255, right) or is_close(given * 256 / 255, right):
         return not_yet("the largest number, 255, should become 1.", "最大的数 255 应当变成 1。")
-    if not close(given, right):
+    if not is_close(given, right):
         return not_yet(
             "the numbers are not where they should be: `reshape` keeps their order in memory, `permute` moves the axes.",
             "数没有放在该放的位置：`reshape` 保持内存中的顺序，`permute` 才移动轴。",
@@ -75,7 +75,7 @@ def tensors_4(answer: Any) -> Verdict:
     generator = torch.Generator().manual_seed(123)
     a, b = torch.randn(5, 3, generator=generator), torch.randn(4, 3, generator=generator)
     right = (a[:, None, :] - b[None, :, :]).square().sum(dim=2).sqrt()
-    given = result_of(answer, a.clone(), b.clone())
+    given = call(answer, a.clone(), b.clone())
     if not has_numbers(given):
         return no_tensor(given)
     if given.shape != right.shape:
@@ -85,42 +85,11 @@ def tensors_4(answer: Any) -> Verdict:
             f"形状 (5, 3) 与 (4, 3) 的点应给出 (5, 4)，而不是 {tuple(given.shape)}；"
             "用 `None` 添一个大小为 1 的轴，广播会重复它。",
         )
-    if close(given, right.square()):
+    if is_close(given, right.square()):
         return not_yet("these are squares of distances.", "这些是距离的平方。")
-    if not close(given, right):
+    if not is_close(given, right):
         return not_yet(
             "entry [i, j] should be the root of the sum of the squared differences of a[i] and b[j].",
             "元素 [i, j] 应当是 a[i] 与 b[j] 各坐标差的平方和的平方根。",
         )
     return RIGHT
-
-
-def result_of(function: Any, *arguments: Any) -> Any:
-    """What a reader's function returns; the exception if it raises one, None if it is no function."""
-    if not callable(function):
-        return None
-    try:
-        return function(*arguments)
-    except Exception as error:  # whatever a reader's code may raise is a wrong answer, and the check says so
-        return error
-
-
-def no_tensor(given: Any) -> Verdict:
-    """The verdict on a function whose result has no numbers to look at."""
-    if isinstance(given, Exception):
-        what = f"{type(given).__name__}: {given}"
-        return not_yet(f"the function raises {what}", f"函数抛出了异常 {what}")
-    return not_yet("the answer should be a function that returns a tensor.", "答案应当是一个返回张量的函数。")
-
-
-def has_numbers(answer: Any) -> TypeGuard[Tensor]:
-    """Whether `answer` is a tensor of real numbers that lie one beside the other in some memory."""
-    if not isinstance(answer, Tensor) or answer.is_nested or answer.is_meta or answer.is_quantized:
-        return False
-    return answer.layout == torch.strided and not answer.is_complex()
-
-
-def close(answer: Tensor, right: Tensor) -> bool:
-    """Whether `answer` has the shape of `right` and its values, up to the rounding of float32."""
-    given = answer.detach().cpu().double()
-    return given.shape == right.shape and torch.allclose(given, right.double(), rtol=1e-4, atol=1e-6)

@@ -8,29 +8,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from onehour.config import TrainConfig
+from onehour.course.check.read import call, is_near, number, numbers, raised
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 from onehour.training.early_stopping import should_stop
 from onehour.training.optim import learning_rate_at
 
 
-def numbers(answer: Any, count: int) -> list[float] | None:
-    """The `count` numbers in an answer (a number, a sequence, an array or a tensor); None if it is anything else."""
-    try:
-        values = torch.as_tensor(answer, dtype=torch.float64).detach().flatten().tolist()
-    except Exception:  # torch and whatever the answer is decide what is raised
-        return None
-    return values if len(values) == count else None
-
-
-def close(value: float, right: float) -> bool:
-    """Whether two numbers are equal but for rounding."""
-    return abs(value - right) <= 1e-6 * max(1.0, abs(right))
-
-
 def training_1(answer: Any) -> Verdict:
     """Steps of 24 epochs of 1,437 images in batches of 60, with and without drop_last."""
-    values = numbers(answer, 2)
-    if values is None:
+    values = numbers(answer)
+    if values is None or len(values) != 2:
         return not_yet("Answer with two numbers in parentheses.", "请回答括号里的两个数。")
     full, left_over = divmod(1437, 60)
     right = [24 * full, 24 * (full + (left_over > 0))]
@@ -46,13 +33,12 @@ def training_1(answer: Any) -> Verdict:
 
 def training_2(answer: Any) -> Verdict:
     """The accuracy over batches of different sizes."""
-    values = numbers(answer, 1)
-    if values is None:
+    if number(answer) is None:
         return not_yet("Answer with one number.", "请回答一个数。")
     right, sizes = [57, 54, 4], [60, 60, 10]
-    if close(values[0], sum(right) / sum(sizes)):
+    if is_near(answer, sum(right) / sum(sizes)):
         return RIGHT
-    if abs(values[0] - sum(r / s for r, s in zip(right, sizes, strict=True)) / 3) < 1e-2:
+    if is_near(answer, sum(r / s for r, s in zip(right, sizes, strict=True)) / 3, 1e-2):
         return not_yet(
             "That is the mean of three accuracies: it gives an image of the small batch six times the weight.",
             "这是三个准确率的平均值：小批量里的一张图像占了六倍的权重。",
@@ -63,8 +49,8 @@ def training_2(answer: Any) -> Verdict:
 def training_3(answer: Any) -> Verdict:
     """When a training stops at a patience of 3, and which evaluation's weights it keeps; both from 1."""
     losses = [0.90, 0.70, 0.75, 0.60, 0.64, 0.61, 0.63, 0.50]
-    values = numbers(answer, 2)
-    if values is None:
+    values = numbers(answer)
+    if values is None or len(values) != 2:
         return not_yet("Answer with two numbers in parentheses.", "请回答括号里的两个数。")
     stops = next(n for n in range(1, 9) if should_stop(losses[:n], patience=3))
     if values[0] != stops:
@@ -109,11 +95,8 @@ def training_4(answer: Any) -> Verdict:
     """A function that does one optimizer step and returns the loss of the batch."""
     if not callable(answer):
         return not_yet("The answer is the function itself: answer = step.", "答案是函数本身：answer = step。")
-    try:
-        returned, weights = two_steps(answer)
-    except Exception as error:
-        return raised(error)
-    return compare_steps(returned, weights)
+    seen = call(two_steps, answer)
+    return raised(seen) if isinstance(seen, Exception) else compare_steps(*seen)
 
 
 def compare_steps(returned: list[Any], weights: list[Tensor]) -> Verdict:
@@ -134,8 +117,7 @@ def compare_steps(returned: list[Any], weights: list[Tensor]) -> Verdict:
             "The first step is right, the second is not: what is left in .grad from the first?",
             "第一步对，第二步不对：第一步在 .grad 里留下了什么？",
         )
-    values = [numbers(value, 1) for value in returned]
-    if not all(value and close(value[0], loss) for value, loss in zip(values, losses, strict=True)):
+    if not all(map(is_near, returned, losses)):
         return not_yet(
             "The weights are right. Return the loss of the batch, too, from before the update.",
             "权重是对的。还请返回这个批量在更新之前的损失。",
@@ -147,25 +129,19 @@ def training_5(answer: Any) -> Verdict:
     """A learning rate that warms up for 10 of 100 steps, and falls along half a cosine over the others."""
     if not callable(answer):
         return not_yet("The answer is the function itself: answer = rate.", "答案是函数本身：answer = rate。")
-    try:
-        rates = [numbers(answer(step), 1) for step in range(100)]
-    except Exception as error:
-        return raised(error)
+    rates = call(lambda: [number(answer(step)) for step in range(100)])
+    if isinstance(rates, Exception):
+        return raised(rates)
     config = TrainConfig(learning_rate=0.1, warmup_steps=10, schedule="cosine")
     for step, rate in enumerate(rates):
         right = learning_rate_at(step, 100, config)
         if rate is None:
             return not_yet(f"At step {step} it returns no number.", f"在第 {step} 步，返回的不是一个数。")
-        if not close(rate[0], right):
+        if not is_near(rate, right):
             return not_yet(
-                f"Step {step} gives {rate[0]:.4f}. "
+                f"Step {step} gives {rate:.4f}. "
                 + ("The warm-up begins at 0.01, not at 0." if step < 10 else "How many of the 90 steps are done here?"),
-                f"第 {step} 步得到 {rate[0]:.4f}。"
+                f"第 {step} 步得到 {rate:.4f}。"
                 + ("预热从 0.01 开始，而不是从 0 开始。" if step < 10 else "到这里，90 步里已经走完了几步？"),
             )
     return RIGHT
-
-
-def raised(error: Exception) -> Verdict:
-    """The verdict on a function that raises."""
-    return not_yet(f"It raises {type(error).__name__}: {error}", f"它抛出了 {type(error).__name__}：{error}")
