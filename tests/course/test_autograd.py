@@ -1,20 +1,14 @@
+"""Chapter 2: its checks tell right from wrong, its numbers are the known ones, and its picture is the graph."""
+
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
 from onehour.course import check, pictures
-from onehour.course.check.autograd import descend, numbers
+from onehour.course.check.autograd import descend
 from onehour.course.pictures.graph import boxes_of
 
-NONSENSE = [
-    ..., None, "ten", [], [None, 2.0], {"x": 1}, float("nan"), (torch.nan, torch.nan), torch.ones(3, device="meta"),
-    torch.ones(2, dtype=torch.complex64), torch.ones(2).to_sparse(), lambda: None, lambda *arguments: ...,
-    lambda *arguments: 1 / 0, int, torch.nn.Linear,
-]  # fmt: skip
-
-
-def wrong(verdict):
-    return not verdict and len(verdict.hint) > 10
+from .answers import wrong
 
 
 def logistic_regression():
@@ -30,17 +24,8 @@ def logistic_regression():
 def test_the_loss_and_the_gradients_of_the_tutorial():
     t = logistic_regression()
     t["loss"].backward()
-    assert [f"{t['loss'].item():.4f}", f"{t['w'].grad.item():.4f}", f"{t['b'].grad.item():.4f}"] == [
-        "0.0852",
-        "-0.0898",
-        "-0.0817",
-    ]
-
-
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
-@pytest.mark.parametrize("answer", NONSENSE, ids=str)
-def test_no_nonsense_is_right(number, answer):
-    assert wrong(getattr(check, f"autograd_{number}")(answer))
+    found = [f"{value.item():.4f}" for value in (t["loss"], t["w"].grad, t["b"].grad)]
+    assert found == ["0.0852", "-0.0898", "-0.0817"]
 
 
 @pytest.mark.parametrize("answer", [10, 10.0, torch.tensor(10.0), torch.tensor([10]), torch.tensor([[10.00001]])])
@@ -101,17 +86,13 @@ def test_twenty_steps_of_gradient_descent_by_a_formula():
     for _ in range(20):
         error = torch.sigmoid(wb[0] * x + wb[1]) - y  # the derivative of the loss by w x + b
         wb = [wb[0] - (error * x).mean().item(), wb[1] - error.mean().item()]
-    assert (
-        check.autograd_3(wb) and check.autograd_3(tuple(map(torch.tensor, wb))) and check.autograd_3(torch.tensor(wb))
-    )
+    for answer in (wb, tuple(map(torch.tensor, wb)), torch.tensor(wb)):
+        assert check.autograd_3(answer)
 
 
 def test_twenty_steps_by_an_optimizer():
-    x, y, layer = (
-        torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]),
-        torch.tensor([0.0, 1.0, 0.0, 1.0]),
-        torch.nn.Linear(1, 1),
-    )
+    x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.tensor([0.0, 1.0, 0.0, 1.0])
+    layer = torch.nn.Linear(1, 1)
     with torch.no_grad():
         layer.weight.zero_(), layer.bias.zero_()
     sgd = torch.optim.SGD(layer.parameters(), lr=1.0)
@@ -163,11 +144,6 @@ def test_right_roundings(answer):
 )
 def test_wrong_roundings(answer, hint):
     assert wrong(check.autograd_4(answer)) and hint in check.autograd_4(answer).hint
-
-
-def test_numbers_of_an_answer():
-    assert numbers((torch.ones(1), 2, [3.0])).tolist() == [1.0, 2.0, 3.0]
-    assert numbers("1") is None and numbers([1, ...]) is None and numbers(()) is None
 
 
 def test_the_graph_has_what_the_loss_was_computed_from():

@@ -1,4 +1,4 @@
-"""The exercises of chapter 9, its helpers and its pictures."""
+"""Chapter 9: its checks tell right from wrong, its helpers, and its pictures."""
 
 import numpy as np
 import pytest
@@ -8,15 +8,7 @@ from onehour.course import check, pictures
 from onehour.course.check.ray import cheapest, max_workers
 from onehour.course.processes import Tally, process_id, training_workers
 
-
-class Odd:
-    """An answer that raises whatever one does with it."""
-
-    def __iter__(self):
-        raise RuntimeError("no")
-
-    def __float__(self):
-        raise RuntimeError("no")
+from .answers import wrong
 
 
 def count_one_by_one(steps):
@@ -45,26 +37,21 @@ WRONG = {
     "ray_4": [3, 6831, -302, 0, float("nan"), True],
     "ray_5": [(8, 3), (6, 4), (6,), 6],
 }
-NEVER = [None, ..., "text", Odd(), object(), {}, torch.zeros(2, 2)]
 
 
 @pytest.mark.parametrize(("name", "answer"), [(name, answer) for name, answers in RIGHT.items() for answer in answers])
-def test_every_right_answer_is_right(name, answer):
+def test_right_answers_are_right(name, answer):
     assert getattr(check, name)(answer)
 
 
-@pytest.mark.parametrize(
-    ("name", "answer"), [(name, answer) for name, answers in WRONG.items() for answer in [*answers, *NEVER]]
-)
-def test_every_wrong_answer_gets_a_hint(name, answer):
-    verdict = getattr(check, name)(answer)
-    assert not verdict and verdict.hint
+@pytest.mark.parametrize(("name", "answer"), [(name, answer) for name, answers in WRONG.items() for answer in answers])
+def test_wrong_answers_get_a_hint(name, answer):
+    assert wrong(getattr(check, name)(answer))
 
 
 def test_the_cheapest_interval_is_that_of_youngs_formula():
-    assert cheapest(lambda interval: 3 / interval + interval / 2 / 15187.5) == pytest.approx(
-        (2 * 3 * 15187.5) ** 0.5, rel=1e-3
-    )
+    found = cheapest(lambda interval: 3 / interval + interval / 2 / 15187.5)
+    assert found == pytest.approx((2 * 3 * 15187.5) ** 0.5, rel=1e-3)
 
 
 def test_workers_do_not_reach_over_nodes():

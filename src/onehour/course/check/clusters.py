@@ -6,7 +6,7 @@ import math
 import shlex
 from typing import Any
 
-from onehour.course.check.read import is_near, numbers
+from onehour.course.check.read import call, is_near, numbers
 from onehour.course.check.verdict import RIGHT, Verdict, not_yet
 
 NODES = (16, 7, 3)  # CPU cores of each node
@@ -66,11 +66,8 @@ def parsed(answer: Any) -> tuple[Any, Any, Any] | None:
     from onehour.cli import train_options
     from onehour.errors import InputError
 
-    try:
-        words = shlex.split(answer) if isinstance(answer, str) else [str(word) for word in answer]
-    except (TypeError, ValueError):
-        return None
-    if len(words) < 2 or words[0] != "train":
+    words = call(shlex.split, answer) if isinstance(answer, str) else call(lambda: [str(word) for word in answer])
+    if not isinstance(words, list) or len(words) < 2 or words[0] != "train":
         return None
     silence = io.StringIO()
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):

@@ -1,6 +1,7 @@
 """The checks of chapter 11."""
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ def language_model_4(answer: Any) -> Verdict:
                    "用这些尺寸构造 GPTConfig，在 meta 设备上构造 GPT，再计数；答案是一个数。")  # fmt: skip
 
 
+@cache
 def num_parameters(config: GPTConfig) -> int:
     """The parameters of a GPT of this shape; on the meta device it takes no memory."""
     with torch.device("meta"):

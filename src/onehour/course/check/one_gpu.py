@@ -13,16 +13,15 @@ from onehour.models.gpt import GPT, GPTConfig
 
 def one_gpu_1(answer: Any) -> Verdict:
     """Bytes of weights, gradients and AdamW's moments of a GPT of depth 12 in float32."""
-    with torch.device("meta"):
-        model = GPT(GPTConfig.from_depth(12))
-    num_parameters = sum(p.numel() for p in model.parameters())
-    bytes_each = {4: "weights", 8: "weights and gradients", 12: "one moment"}
     given = number(answer)
     if given is None:
         return not_yet("The answer is one number, of bytes.", "答案应是一个数：字节数。")
+    with torch.device("meta"):
+        model = GPT(GPTConfig.from_depth(12))
+    num_parameters = sum(p.numel() for p in model.parameters())
     if given == 16 * num_parameters:
         return RIGHT
-    if given / num_parameters in bytes_each:
+    if given / num_parameters in (4, 8, 12):  # bytes: weights, gradients too, one moment too
         return not_yet(
             "Something is missing: for each weight there is also a gradient, and AdamW keeps two moments.",
             "还少了些什么：每个权重还有一个梯度，AdamW 还为它保存两个矩。",

@@ -1,4 +1,4 @@
-"""The exercises of chapter 10, and its pictures."""
+"""Chapter 10: its checks tell right from wrong, and its pictures show every trial."""
 
 from types import SimpleNamespace
 
@@ -9,6 +9,8 @@ import torch
 
 from onehour.course import check, pictures
 from onehour.course.check.search import halving_epochs
+
+from .answers import wrong
 
 RIGHT = {
     "search_1": [30, 30.0, torch.tensor(30), np.int64(30)],
@@ -45,20 +47,16 @@ WRONG = {
     ],
     "search_5": [729, 108, 40, 0, "81"],
 }
-NEVER = [None, ..., "text", object(), {}, torch.zeros(2, 2)]
 
 
 @pytest.mark.parametrize(("name", "answer"), [(name, answer) for name, answers in RIGHT.items() for answer in answers])
-def test_every_right_answer_is_right(name, answer):
+def test_right_answers_are_right(name, answer):
     assert getattr(check, name)(answer)
 
 
-@pytest.mark.parametrize(
-    ("name", "answer"), [(name, answer) for name, answers in WRONG.items() for answer in [*answers, *NEVER]]
-)
-def test_every_wrong_answer_gets_a_hint(name, answer):
-    verdict = getattr(check, name)(answer)
-    assert not verdict and verdict.hint
+@pytest.mark.parametrize(("name", "answer"), [(name, answer) for name, answers in WRONG.items() for answer in answers])
+def test_wrong_answers_get_a_hint(name, answer):
+    assert wrong(getattr(check, name)(answer))
 
 
 def test_survivors_of_a_rung_do_not_begin_again():
