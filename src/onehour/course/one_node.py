@@ -1,5 +1,6 @@
 """A cluster of one machine, as chapter 12 starts it: Ray's own commands, on loopback, behind a token."""
 
+import atexit
 import json
 import os
 import secrets
@@ -53,6 +54,7 @@ def start(num_cpus: int = 2) -> Head:
     ]
     with (folder / "start.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    atexit.register(end, process)  # a notebook may be closed before its cell that stops the head
     while not (folder / "ray_current_cluster").is_file():  # Ray's note, which it writes when all has started
         if process.poll() is not None:
             said = (folder / "start.log").read_text()
@@ -91,7 +93,13 @@ def ask(head: Head, path: str) -> Any:
 
 def stop(head: Head) -> int:
     """End this head and all that it started, and nothing else; its exit code."""
-    os.killpg(head.process.pid, signal.SIGTERM)
-    code = head.process.wait(timeout=60)
+    code = end(head.process)
     shutil.rmtree(head.folder, ignore_errors=True)
     return code
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """End a process that began a session of its own, and all in that session; its exit code."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+    return process.wait(timeout=60)

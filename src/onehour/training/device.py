@@ -49,7 +49,7 @@ def this_worker(config: TrainConfig) -> Worker:
 def find_device(name: str) -> torch.device:
     """The device called `name`: auto, cuda, mps or cpu.
 
-    Under torchrun each process sees all GPUs and takes the one of its LOCAL_RANK; under Ray it sees its own only.
+    Of the GPUs that a process sees, it takes the one of its LOCAL_RANK; where it sees its own only, that one.
     """
     there = available_devices()
     if name == "auto":
