@@ -25,7 +25,7 @@ learn: .venv/run
 	$(BIN)/onehour learn
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check src tests bench
@@ -33,7 +33,7 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 notebooks: .venv/dev
-	@for notebook in $(NOTEBOOKS); do echo $$notebook; PATH="$(CURDIR)/$(BIN):$$PATH" $(EXECUTE) $$notebook || exit 1; done
+	@for notebook in $(NOTEBOOKS); do echo $$notebook; OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(EXECUTE) $$notebook || exit 1; done
 
 bench: .venv/dev
 	$(BIN)/python bench/data.py
