@@ -94,7 +94,7 @@ def with_samples_that_diverged(reports: Iterable[Report], run: Run) -> Iterator[
         raise
 
 
-def save(state: State, run: Run, num_checkpoints: int | None, storage: str | None) -> str | None:
+def save(state: State, run: Run, num_checkpoints: int | None, storage: str | None = None) -> str | None:
     """Write a checkpoint and copy it to the storage; remove those that need not stay.
 
     Returns what went wrong with the copy, or None.
