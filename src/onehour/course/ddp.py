@@ -1,5 +1,6 @@
 """DistributedDataParallel, written out once: processes that train one model together, on CPUs and over gloo."""
 
+import gc
 import tempfile
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -102,6 +103,8 @@ def one_worker(rank: int, world_size: int, meeting: str, work: Work, answers: An
         world_size=world_size,
     )
     answers.put((rank, work(rank, world_size)))
+    dist.barrier()  # whoever leaves first would cut the others off
+    gc.collect()  # a sharded model holds the group in a cycle, and gloo's threads abort a process that ends before them
     dist.destroy_process_group()
 
 
