@@ -25,7 +25,7 @@ learn: .venv/run
 	$(BIN)/onehour learn
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 lint: .venv/dev
 	$(BIN)/ruff check src tests bench

@@ -21,7 +21,7 @@ SMALL = ("config.json", "data", "metrics.jsonl", "audit.jsonl")
 
 
 def open_storage(uri: str) -> FileSystem:
-    """The storage at a path or URI such as s3://bucket/runs, which may be written: a file is written and read to see.
+    """The storage at a path or URI such as s3://bucket/runs, which may be written: a file is written and removed to see.
 
     Raises:
         InputError: it cannot be opened or written.
