@@ -175,6 +175,13 @@ def test_a_storage_that_cannot_be_is_refused_before_there_is_a_run(tmp_path, cap
     assert not (tmp_path / "runs" / "toy-1").exists()
 
 
+def test_a_run_that_cannot_be_brought_here_is_told(tmp_path):
+    train_run(Run(tmp_path / "runs" / "toy"), str(tmp_path / "storage"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"The run toy cannot be brought from .*storage to .*file \(.*File exists"):
+        fetch(str(tmp_path / "storage"), "toy", tmp_path / "file")
+
+
 def test_the_command_line_resumes_from_the_storage(tmp_path, capsys):
     main(["train", "toy", "--workers=0", f"--runs={tmp_path / 'runs'}", f"--storage={tmp_path / 'storage'}"])
     shutil.rmtree(tmp_path / "runs")

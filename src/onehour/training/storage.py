@@ -92,21 +92,32 @@ def fetch(uri: str, name: str, runs: Path) -> list[str]:
     Returns a sentence about each checkpoint there that is damaged.
 
     Raises:
-        InputError: the storage cannot be opened.
+        InputError: the storage cannot be read, or the folder `runs` not written.
     """
     storage, run = open_storage(uri), Run(runs.absolute() / name)
-    runs.mkdir(parents=True, exist_ok=True)
+    try:
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(run.folder.parent / f".{run.name}.lock"):  # processes of torchrun all come here
+            return fetch_newer(storage, run, uri)
+    except (OSError, ArrowException) as error:
+        raise InputError(
+            f"The run {run.name} cannot be brought from {uri} to {run.folder.parent} ({reason(error)}); make room or "
+            "choose another folder by --runs, or leave --storage away to go on from what is here."
+        ) from error
+
+
+def fetch_newer(storage: FileSystem, run: Run, uri: str) -> list[str]:
+    """Bring the newest good checkpoint that is newer than those here, and with it the run's small files."""
     warnings: list[str] = []
-    with FileLock(runs / f".{name}.lock"):  # processes of torchrun all come here
-        here, _ = run.newest_checkpoint()
-        for step in reversed(checkpoints_in(storage, name)):
-            if here and step <= here.name:
-                break
-            found = fetch_checkpoint(storage, run, step)
-            if found is None:
-                fetch_small(storage, run)
-                break
-            warnings.append(f"The checkpoint {step} in {uri} is damaged: {found}; the one before it is tried.")
+    here, _ = run.newest_checkpoint()
+    for step in reversed(checkpoints_in(storage, run.name)):
+        if here and step <= here.name:
+            break
+        found = fetch_checkpoint(storage, run, step)
+        if found is None:
+            fetch_small(storage, run)
+            break
+        warnings.append(f"The checkpoint {step} in {uri} is damaged: {found}; the one before it is tried.")
     return warnings
 
 
