@@ -15,7 +15,7 @@ FOLDER = Path("/shared/runs/gpt-1")
 
 
 def answer(**changes):
-    here = {"versions": versions(), "time": time.time(), "marker": True, "writable": True, "free": 5e6}
+    here = {"versions": versions(), "time": time.time(), "marker": True, "storage": None, "writable": True, "free": 5e6}
     return here | changes
 
 
@@ -26,7 +26,7 @@ def answer(**changes):
         ({"versions": versions() | {"torch": "2.1.0"}}, "torch is 2.1.0 there and "),
         ({"versions": versions() | {"safetensors": "missing"}}, "safetensors is missing there and "),
         ({"versions": versions() | {"onehour": "0.0.1"}}, "onehour is 0.0.1 there and "),
-        ({"marker": False}, "/shared/runs/gpt-1 is not seen there; choose a folder that all nodes share by --runs."),
+        ({"marker": False}, "/shared/runs/gpt-1 is not seen there; choose a folder that all nodes share by --runs, or give "),
         ({"writable": False}, "/shared/runs/gpt-1 cannot be written there; change its rights"),
         ({"free": 3e6}, "/shared/runs/gpt-1 has 3 MB free there, and the checkpoints need 4 MB; make room"),
         ({"time": 0.0}, "the clock there is -"),
@@ -63,7 +63,8 @@ def cluster():
 
 def test_what_is_told_of_nodes_that_will_do(tmp_path, cluster):
     run = create_run(tmp_path, "run", "toy")
-    cores, silence = check_nodes(run)
+    (cores, silence), away = check_nodes(run)
+    assert away == set()
     assert cores.startswith("The node 127.0.0.1 told Ray of 500 CPU cores and has ")
     assert silence.startswith("A node that falls silent is given up after 22.5 s")  # 5 x (1.5 s + 3 s)
     assert list(run.folder.iterdir()) == []

@@ -27,6 +27,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2._internal.execution.controller import TrainController
 
+from onehour.cluster.desk import Away
 from onehour.cluster.preflight import cpus_of_each, nodes
 from onehour.cluster.worker import train_worker
 from onehour.config import ScaleConfig, TrainConfig, seconds
@@ -79,8 +80,9 @@ class Attempt:
     """One TorchTrainer.fit, in a thread, so that this thread can follow what the workers write."""
 
     def __init__(
-        self, recipe: Recipe, config: TrainConfig, scale: ScaleConfig, workers: int, run: Run, start: Path | None
-    ) -> None:
+        self, recipe: Recipe, config: TrainConfig, scale: ScaleConfig, workers: int, run: Run, start: Path | None,
+        away: Away | None = None,
+    ) -> None:  # fmt: skip
         for old in (run.failure_file, run.stop_file, *run.stacks.glob("*.txt")):
             old.unlink(missing_ok=True)
         # Ray's own note of where it was. Without it Ray starts anew; where to go on, the checkpoints say themselves.
@@ -94,6 +96,7 @@ class Attempt:
             "start": str(start) if start else None,
             "hang_seconds": seconds(scale.hang_timeout),
             "storage": scale.storage,
+            "away": away,
         }
         cpus = cpus_of_each(scale, workers, nodes())
         self.trainer = Trainer(

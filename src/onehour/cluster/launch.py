@@ -13,7 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 
 from onehour.cluster.address import cluster_address
 from onehour.cluster.connect import ray_cluster
-from onehour.cluster.nodes import check_nodes
+from onehour.cluster.nodes import node_ids
 from onehour.cluster.preflight import nodes, nodes_to_leave, room_to_grow, wait_for_room
 from onehour.config import ScaleConfig, TrainConfig, seconds
 from onehour.errors import DivergedError, InputError, TrainingError
@@ -45,20 +45,23 @@ def train_on_ray(
     address = cluster_address(scale.address)
     with ray_cluster(address):
         from onehour.cluster.attempt import Attempt  # ray_cluster has a thread import what this one needs
+        from onehour.cluster.desk import bring_back, meet_new_nodes
 
-        if address or len(nodes()) > 1:
-            told = check_nodes(run, checkpoint_bytes * ((config.keep or 1) + 1))
-            yield from ({"warning": sentence} for sentence in told)
         patience = seconds(scale.wait or "0s")
+        room = checkpoint_bytes * ((config.keep or 1) + 1)
+        known, away = set() if address or len(nodes()) > 1 else node_ids(), None
         before: str | None = None
         num_failures = 0
         while True:
             workers = yield from wait_for_room(scale, sizes, patience)
+            away = yield from meet_new_nodes(run, config, scale.storage, room, known, away)
             start, warnings = run.newest_checkpoint()
             yield from ({"warning": warning} for warning in warnings)
-            attempt = Attempt(recipe, config, scale, workers, run, start)
+            attempt = Attempt(recipe, config, scale, workers, run, start, away)
             with stop_requests() as wish:
                 interrupted = yield from attempt.follow(partial(reason_to_stop, wish, scale, sizes, workers))
+            if away and scale.storage:
+                yield from bring_back(run, scale.storage, attempt.error)
             if attempt.error is None and (wish.is_set() or not interrupted):
                 return
             if wish.is_set():

@@ -8,11 +8,13 @@ import ray.train
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
+from onehour.cluster.desk import Away
 from onehour.config import TrainConfig
 from onehour.recipe import recipe_from
-from onehour.training.keep import keep, keep_part
+from onehour.training.keep import keep, keep_part, to_row
 from onehour.training.loop import train
-from onehour.training.run import Run
+from onehour.training.run import Run, failure_of
+from onehour.training.storage import settle
 
 
 def train_worker(job: dict[str, Any]) -> None:
@@ -20,22 +22,31 @@ def train_worker(job: dict[str, Any]) -> None:
 
     Rank 0 keeps the run: the driver follows its metrics.jsonl. Checkpoints lie in the run's folder already, and Ray is
     told of the last one only: ray.train.report is a barrier that waits for the controller's next look.
+
+    On a node that does not see the driver's folder, the run lives in a folder of the same name; it comes from the
+    storage, and what the driver wants to know is handed in at the desk.
     """
-    run, start = Run(Path(job["run"])), job["start"]
+    run, start = Run(Path(job["run"])), job["start"] and Path(job["start"])
     config, rank = TrainConfig(**job["config"]), ray.train.get_context().get_world_rank()
-    run.stacks.mkdir(exist_ok=True)
+    away: Away | None = job["away"]
+    desk = away.desk if away and ray.get_runtime_context().get_node_id() in away.nodes else None
+    run.stacks.mkdir(parents=True, exist_ok=True)
     with (run.stacks / f"rank_{rank}.txt").open("w") as stacks:
 
         def stop() -> bool:
             # Asked about once a second. If it is not, something hangs, here or in a worker that this one waits for.
             faulthandler.dump_traceback_later(job["hang_seconds"], exit=True, file=stacks)
-            return rank == 0 and run.stop_file.exists()
+            return rank == 0 and (ray.get(desk.stop.remote()) if desk else run.stop_file.exists())
 
         try:
             stop()
-            reports = train(recipe_from(job["recipe"]), config, start and Path(start), stop)
+            if desk:
+                settle(run, job["storage"], start)
+            reports = train(recipe_from(job["recipe"]), config, start, stop)
             last = None
             for report in keep(reports, run, config.keep, job["storage"]) if rank == 0 else keep_part(reports):
+                if rank == 0 and desk:
+                    ray.get(desk.append.remote(to_row(report), report.trained))
                 last = report
             if last is None:  # a run that had reached its last step already
                 return
@@ -43,10 +54,18 @@ def train_worker(job: dict[str, Any]) -> None:
             ray.train.report(last.metrics, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
         except Exception as error:
             if not lost_peer(error):
-                run.note_failure(error)
+                tell(failure_of(error), run, desk)
             raise
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+
+def tell(failure: dict[str, str], run: Run, desk: Any) -> None:
+    """Let the driver know why this worker stops."""
+    if desk:
+        ray.get(desk.note_failure.remote(failure))
+    else:
+        run.note_failure(failure)
 
 
 def lost_peer(error: Exception) -> bool:

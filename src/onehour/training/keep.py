@@ -102,16 +102,15 @@ def save(state: State, run: Run, num_checkpoints: int | None, storage: str | Non
     folder = state.save(run.checkpoint_at(state.facts["step"]))
     there = run.checkpoints()
     stay = {run.best_checkpoint(), *there[-(num_checkpoints or len(there)) :]}
-    removed = [old for old in there if old not in stay]
-    for old in removed:
+    for old in (old for old in there if old not in stay):
         shutil.rmtree(old)
-    return upload(run, folder, removed, storage) if storage else None
+    return upload(run, folder, storage, num_checkpoints) if storage else None
 
 
 def copy_newest(run: Run, storage: str) -> str | None:
     """Copy what of the run's newest state the storage does not have yet; returns what went wrong, or None."""
     newest, _ = run.newest_checkpoint()
-    return upload(run, newest, [], storage, anew=False) if newest else None
+    return upload(run, newest, storage, None, anew=False) if newest else None
 
 
 def sweep(run: Run) -> None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from torch import nn
@@ -126,8 +126,7 @@ class Run:
         for folder in self.checkpoints():
             with suppress(OSError, ValueError):  # a damaged checkpoint.json
                 losses[folder] = read_facts(folder).get("held_out_loss")
-        evaluated = {folder: loss for folder, loss in losses.items() if loss is not None}
-        return min(evaluated, key=lambda folder: evaluated[folder], default=None)
+        return lowest_loss(losses)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -148,12 +147,25 @@ class Run:
         finally:
             lock.release()
 
-    def note_failure(self, error: Exception) -> None:
+    def note_failure(self, failure: dict[str, str]) -> None:
         """Write failure.json, unless another worker was first (what follows is mostly its consequence) or the disk is full."""
-        told = short_traceback(error) or "".join(traceback.format_exception(error))
-        content = {"kind": type(error).__name__, "message": str(error), "traceback": told}
         with suppress(OSError), self.failure_file.open("x") as file:
-            json.dump(content, file)
+            json.dump(failure, file)
+
+
+def failure_of(error: Exception) -> dict[str, str]:
+    """What failure.json tells of an exception."""
+    told = short_traceback(error) or "".join(traceback.format_exception(error))
+    return {"kind": type(error).__name__, "message": str(error), "traceback": told}
+
+
+Checkpoint = TypeVar("Checkpoint")
+
+
+def lowest_loss(losses: dict[Checkpoint, float | None]) -> Checkpoint | None:
+    """The checkpoint of the lowest held-out loss, the first of equal ones; None if none was evaluated."""
+    evaluated = {checkpoint: loss for checkpoint, loss in losses.items() if loss is not None}
+    return min(evaluated, key=lambda checkpoint: evaluated[checkpoint], default=None)
 
 
 def create_run(runs: Path, name: str | None, recipe_name: str) -> Run:

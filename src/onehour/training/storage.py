@@ -4,9 +4,11 @@ The copy has the same files as the run's folder. A checkpoint there is complete 
 last, is there. Whatever pyarrow opens can be a storage; credentials come from the environment.
 """
 
+import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -14,7 +16,7 @@ from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem, copy_files
 
 from onehour.errors import InputError
-from onehour.training.run import Run
+from onehour.training.run import Run, lowest_loss
 from onehour.training.sums import SUMS, damage
 
 SMALL = ("config.json", "data", "metrics.jsonl", "audit.jsonl")
@@ -27,15 +29,20 @@ def open_storage(uri: str) -> FileSystem:
         InputError: it cannot be opened or written.
     """
     try:
-        files, path = FileSystem.from_uri(uri if "://" in uri else str(Path(uri).absolute()))
-        files.create_dir(path)
-        storage = SubTreeFileSystem(path, files)
-        with storage.open_output_stream(".onehour") as file:
+        storage, name = connect(uri), f".onehour-{uuid.uuid4().hex[:8]}"  # several machines may try at once
+        with storage.open_output_stream(name) as file:
             file.write(b"onehour")
-        storage.delete_file(".onehour")
+        storage.delete_file(name)
     except (OSError, ArrowException) as error:
         raise InputError(f"Runs cannot be copied to {uri} ({reason(error)}); choose another --storage.") from error
     return storage
+
+
+def connect(uri: str) -> FileSystem:
+    """The storage at a path or URI; its errors are pyarrow's."""
+    files, path = FileSystem.from_uri(uri if "://" in uri else str(Path(uri).absolute()))
+    files.create_dir(path)
+    return SubTreeFileSystem(path, files)
 
 
 def reason(error: BaseException) -> str:
@@ -43,28 +50,40 @@ def reason(error: BaseException) -> str:
     return str(error).partition(". Detail:")[0].strip().splitlines()[0]
 
 
-def upload(run: Run, checkpoint: Path, removed: Iterable[Path], uri: str, anew: bool = True) -> str | None:
+def upload(run: Run, checkpoint: Path, uri: str, num_checkpoints: int | None, anew: bool = True) -> str | None:
     """Copy a checkpoint and the run's small files to the storage; returns what went wrong, or None.
 
-    `removed` are checkpoints that do not stay. What an earlier upload left half done is removed, too. A checkpoint of
-    the same step that is there is replaced, unless not `anew`.
+    The newest `num_checkpoints` stay there, and the one of the lowest held-out loss. What an earlier upload left half
+    done is removed, too. A checkpoint of the same step that is there is replaced, unless not `anew`.
     """
     try:
         storage = open_storage(uri)
-        there = checkpoints_in(storage, run.name)
-        if anew or checkpoint.name not in there:
-            going = {folder.name for folder in removed} | {checkpoint.name}
-            for old in [*half_done(storage, run.name), *(f"{run.name}/checkpoints/{n}" for n in there if n in going)]:
-                storage.delete_dir(old)
-            files = (path for path in checkpoint.rglob("*") if path.is_file())
-            for path in sorted(files, key=lambda path: path.name == SUMS):  # the sums last
-                to_storage(path, storage, f"{run.name}/{path.relative_to(run.folder)}")
-        for name in SMALL:
-            if (run.folder / name).exists():
-                to_storage(run.folder / name, storage, f"{run.name}/{name}")
+        if anew or checkpoint.name not in checkpoints_in(storage, run.name):
+            copy_checkpoint(storage, run, checkpoint)
+            for old in superfluous(storage, run.name, num_checkpoints):
+                storage.delete_dir(f"{run.name}/checkpoints/{old}")
+        upload_small(storage, run)
     except (OSError, ArrowException, InputError) as error:
         return f"The checkpoint {checkpoint.name} could not be copied to {uri} ({reason(error)})."
     return None
+
+
+def copy_checkpoint(storage: FileSystem, run: Run, checkpoint: Path) -> None:
+    """Copy a checkpoint, its sums last; before that, remove what is there of the same step, and what is half done."""
+    same = f"{run.name}/checkpoints/{checkpoint.name}"
+    there = checkpoints_in(storage, run.name)
+    for old in [*half_done(storage, run.name), *([same] if checkpoint.name in there else [])]:
+        storage.delete_dir(old)
+    files = (path for path in checkpoint.rglob("*") if path.is_file())
+    for path in sorted(files, key=lambda path: path.name == SUMS):
+        to_storage(path, storage, f"{run.name}/{path.relative_to(run.folder)}")
+
+
+def upload_small(storage: FileSystem, run: Run) -> None:
+    """Copy the run's small files."""
+    for name in SMALL:
+        if (run.folder / name).exists():
+            to_storage(run.folder / name, storage, f"{run.name}/{name}")
 
 
 def to_storage(path: Path, storage: FileSystem, name: str) -> None:
@@ -77,6 +96,18 @@ def checkpoints_in(storage: FileSystem, name: str) -> list[str]:
     """The names of the complete checkpoints of a run in the storage, oldest first."""
     found = storage.get_file_info(FileSelector(f"{name}/checkpoints", allow_not_found=True, recursive=True))
     return sorted(info.path.split("/")[-2] for info in found if info.base_name == SUMS)
+
+
+def superfluous(storage: FileSystem, name: str, num_checkpoints: int | None) -> list[str]:
+    """The names of the checkpoints of a run that need not stay: all but the newest, and the one of the lowest loss."""
+    there = checkpoints_in(storage, name)
+    if num_checkpoints is None or len(there) <= num_checkpoints:
+        return []
+    losses = dict[str, float | None]()
+    for step in there:
+        with suppress(ValueError), storage.open_input_stream(f"{name}/checkpoints/{step}/checkpoint.json") as file:
+            losses[step] = json.loads(file.read()).get("held_out_loss")
+    return [step for step in there[:-num_checkpoints] if step != lowest_loss(losses)]
 
 
 def half_done(storage: FileSystem, name: str) -> list[str]:
@@ -106,8 +137,8 @@ def fetch(uri: str, name: str, runs: Path) -> list[str]:
         ) from error
 
 
-def fetch_newer(storage: FileSystem, run: Run, uri: str) -> list[str]:
-    """Bring the newest good checkpoint that is newer than those here, and with it the run's small files."""
+def fetch_newer(storage: FileSystem, run: Run, uri: str, small: bool = True) -> list[str]:
+    """Bring the newest good checkpoint that is newer than those here, and with it the run's `small` files."""
     warnings: list[str] = []
     here, _ = run.newest_checkpoint()
     for step in reversed(checkpoints_in(storage, run.name)):
@@ -115,7 +146,8 @@ def fetch_newer(storage: FileSystem, run: Run, uri: str) -> list[str]:
             break
         found = fetch_checkpoint(storage, run, step)
         if found is None:
-            fetch_small(storage, run)
+            if small:
+                fetch_small(storage, run)
             break
         warnings.append(f"The checkpoint {step} in {uri} is damaged: {found}; the one before it is tried.")
     return warnings
@@ -144,3 +176,54 @@ def fetch_small(storage: FileSystem, run: Run) -> None:
             (run.folder / name).mkdir(exist_ok=True)
         if info.type != FileType.NotFound:
             copy_files(f"{run.name}/{name}", str(run.folder / name), storage, LocalFileSystem())
+
+
+def level(run: Run, uri: str) -> list[str]:
+    """Give the run's folder here and its copy in the storage the same newest checkpoint, and the storage the small files.
+
+    Before and after an attempt of workers that do not see this folder. Returns a sentence about each damaged checkpoint.
+
+    Raises:
+        InputError: the storage cannot be read or written.
+    """
+    try:
+        storage = open_storage(uri)
+        warnings = fetch_newer(storage, run, uri, small=False)
+        newest, _ = run.newest_checkpoint()
+        if newest and newest.name not in checkpoints_in(storage, run.name):
+            copy_checkpoint(storage, run, newest)
+        upload_small(storage, run)
+    except (OSError, ArrowException) as error:
+        raise InputError(f"The run {run.name} and its copy in {uri} cannot be made equal ({reason(error)}).") from error
+    return warnings
+
+
+def settle(run: Run, uri: str, start: Path | None) -> None:
+    """Make the run's folder on a node that does not share it as if the run had always been here, up to `start`.
+
+    Checkpoints that are newer, or another one of the same step, are of an attempt that others have overtaken.
+
+    Raises:
+        InputError: the storage cannot be read, the folder not be written, or the checkpoint is damaged in the storage.
+    """
+    try:
+        storage = connect(uri)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(run.folder.parent / f".{run.name}.lock"):  # the workers of a node all come here
+            for old in run.checkpoints():
+                if start is None or old.name > start.name or (old.name == start.name and differs(storage, run, old)):
+                    shutil.rmtree(old)
+            if start and not start.exists() and (trouble := fetch_checkpoint(storage, run, start.name)):
+                raise InputError(f"The checkpoint {start.name} in {uri} is damaged: {trouble}.")
+            fetch_small(storage, run)
+    except (OSError, ArrowException) as error:
+        raise InputError(
+            f"The run {run.name} cannot be brought from {uri} to {run.folder.parent} ({reason(error)})."
+        ) from error
+
+
+def differs(storage: FileSystem, run: Run, checkpoint: Path) -> bool:
+    """Whether a checkpoint here is damaged, or another one than that of the same step in the storage."""
+    with storage.open_input_stream(f"{run.name}/checkpoints/{checkpoint.name}/{SUMS}") as file:
+        theirs = file.read()
+    return damage(checkpoint) is not None or (checkpoint / SUMS).read_bytes() != theirs
