@@ -26,7 +26,10 @@ def answer(**changes):
         ({"versions": versions() | {"torch": "2.1.0"}}, "torch is 2.1.0 there and "),
         ({"versions": versions() | {"safetensors": "missing"}}, "safetensors is missing there and "),
         ({"versions": versions() | {"onehour": "0.0.1"}}, "onehour is 0.0.1 there and "),
-        ({"marker": False}, "/shared/runs/gpt-1 is not seen there; choose a folder that all nodes share by --runs, or give "),
+        (
+            {"marker": False},
+            "/shared/runs/gpt-1 is not seen there; choose a folder that all nodes share by --runs, or give ",
+        ),
         ({"writable": False}, "/shared/runs/gpt-1 cannot be written there; change its rights"),
         ({"free": 3e6}, "/shared/runs/gpt-1 has 3 MB free there, and the checkpoints need 4 MB; make room"),
         ({"time": 0.0}, "the clock there is -"),

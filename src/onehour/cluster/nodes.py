@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 from pyarrow import ArrowException
-from pyarrow.fs import FileType
+from pyarrow.fs import FileType, LocalFileSystem
 from ray._private import state
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from onehour import __version__
 from onehour.errors import InputError
 from onehour.training.run import Run
-from onehour.training.storage import connect, open_storage, reason, to_storage
+from onehour.training.storage import connect, open_storage, reason
 
 NODE_SECONDS = 60
 CLOCK_SECONDS = 30
@@ -57,15 +57,16 @@ def check_nodes(run: Run, room: float = 0, storage: str | None = None) -> tuple[
 def marked(folder: Path, storage: str | None) -> Iterator[Path]:
     """For the time of the block, a file of a new name in the folder and in the storage; gives its path in the folder."""
     marker = folder / f".marker-{uuid.uuid4().hex}"
-    marker.write_text(marker.name)
+    places = [LocalFileSystem(), *([open_storage(storage)] if storage else [])]
+    names = [str(marker), marker.name]
+    for place, name in zip(places, names, strict=False):
+        with place.open_output_stream(name) as file:
+            file.write(marker.name.encode())
     try:
-        if storage:
-            to_storage(marker, open_storage(storage), marker.name)
         yield marker
     finally:
-        marker.unlink(missing_ok=True)
-        if storage:
-            open_storage(storage).delete_file(marker.name)
+        for place, name in zip(places, names, strict=False):
+            place.delete_file(name)
 
 
 def node_ids() -> set[str]:
@@ -119,7 +120,7 @@ def storage_trouble(storage: str, name: str) -> str | None:
     try:
         there = connect(storage).get_file_info(name).type == FileType.File
     except (OSError, ArrowException) as error:
-        return f"{storage} cannot be reached there ({reason(error)}); see the credentials and the endpoint of that node."
+        return f"{storage} cannot be reached there ({reason(error)}); see that node's credentials and endpoint."
     return None if there else f"{storage} is another place there than here; give a --storage that all nodes reach."
 
 
@@ -153,6 +154,15 @@ def what_is_wrong(
     for name, number in ours.items():
         if (there := found["versions"][name]) != number:
             return f"{name} is {there} there and {number} here; install the same versions on all nodes."
+    if trouble := folder_trouble(found, folder, room, storage):
+        return trouble
+    if not began - CLOCK_SECONDS < found["time"] < time.time() + CLOCK_SECONDS:
+        return f"the clock there is {found['time'] - began:+.0f} s off; set it right (chrony or ntpd)."
+    return None
+
+
+def folder_trouble(found: dict[str, Any], folder: Path, room: float, storage: str | None) -> str | None:
+    """One sentence about what is wrong with the run's folder or its storage on a node, or None."""
     if found["storage"]:
         return str(found["storage"])
     if not found["marker"] and not storage:
@@ -164,8 +174,6 @@ def what_is_wrong(
             f"{folder} has {found['free'] / 1e6:,.0f} MB free there, and the checkpoints need {room / 1e6:,.0f} MB; "
             "make room, use --keep 1, or choose another folder by --runs."
         )
-    if not began - CLOCK_SECONDS < found["time"] < time.time() + CLOCK_SECONDS:
-        return f"the clock there is {found['time'] - began:+.0f} s off; set it right (chrony or ntpd)."
     return None
 
 
