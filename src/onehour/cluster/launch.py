@@ -68,7 +68,7 @@ def train_on_ray(
                 raise KeyboardInterrupt
             if attempt.error is not None:
                 num_failures += 1
-                before = diagnose(attempt.error, run, before, scale.max_failures - num_failures)
+                before = diagnose(attempt.error, run, before, scale.max_failures - num_failures, scale.storage)
                 yield {"warning": f"{before}; going on from the newest checkpoint."}
             patience = seconds(scale.wait or "10m")
 
@@ -84,14 +84,14 @@ def reason_to_stop(wish: Event, scale: ScaleConfig, sizes: Sequence[int], worker
     return None
 
 
-def diagnose(error: Exception, run: Run, before: str | None, num_left: int) -> str:
+def diagnose(error: Exception, run: Run, before: str | None, num_left: int, storage: str | None = None) -> str:
     """What to tell about a failed attempt that is worth another one; `before` is what was told about the last.
 
     Raises:
         InputError, TrainingError: the worker said so, the same exception came twice, or there is no attempt left.
     """
     if shutil.disk_usage(run.folder).free < BYTES_OF_A_NOTE:  # the worker could not write down why it stopped
-        raise TrainingError(not_kept(run, os.strerror(errno.ENOSPC))) from error
+        raise TrainingError(not_kept(run, os.strerror(errno.ENOSPC), storage)) from error
     if stacks := stacks_of(run):
         told = f"No step was done in time (--hang-timeout); what the workers were at:\n{stacks}"
     elif not run.failure_file.is_file():
@@ -105,7 +105,7 @@ def diagnose(error: Exception, run: Run, before: str | None, num_left: int) -> s
         if told == before or num_left < 0:
             raise TrainingError(f"{failure['traceback']}\n{told}") from error
     if num_left < 0:
-        raise TrainingError(f"{told}; no attempt is left; go on with: onehour train --resume {run.name}") from error
+        raise TrainingError(f"{told}; no attempt is left; go on with: {run.resume_command(storage)}") from error
     return told
 
 

@@ -34,7 +34,7 @@ def keep(
     with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as writer:
         writing: Future[str | None] | None = writer.submit(copy_newest, run, storage) if storage else None
         for report in with_samples_that_diverged(reports, run):
-            with a_full_disk_told(run):
+            with a_full_disk_told(run, storage):
                 if writing and (report.checkpoint or writing.done()):
                     report, writing = replace(report, warning=writing.result()), None  # or raises what went wrong
                 if report.checkpoint:
@@ -42,14 +42,13 @@ def keep(
                 append(run.metrics_file, [to_row(report)])
                 append(run.audit_file, report.trained)
             yield report
-        with a_full_disk_told(run):
+        with a_full_disk_told(run, storage):
             not_copied = writing.result() if writing else None
         if storage and not not_copied:
             not_copied = copy_newest(run, storage)  # the reports since then
         if not_copied:
             raise TrainingError(
-                f"{not_copied} The run is whole in {run.folder}; copy it by: onehour train --resume {run.name} --runs "
-                f"{run.folder.parent} --storage {storage}"
+                f"{not_copied} The run is whole in {run.folder}; copy it by: {run.resume_command(storage)}"
             )
 
 
@@ -68,19 +67,19 @@ def keep_part(reports: Iterable[Report]) -> Iterator[Report]:
 
 
 @contextmanager
-def a_full_disk_told(run: Run) -> Iterator[None]:
+def a_full_disk_told(run: Run, storage: str | None) -> Iterator[None]:
     """Turn an error of the disk into a TrainingError that says what to do."""
     try:
         yield
     except OSError as error:
-        raise TrainingError(not_kept(run, error.strerror or str(error))) from error
+        raise TrainingError(not_kept(run, error.strerror or str(error), storage)) from error
 
 
-def not_kept(run: Run, reason: str) -> str:
+def not_kept(run: Run, reason: str, storage: str | None) -> str:
     """What to tell when the run's folder cannot be written."""
     return (
-        f"The run {run.name} could not be kept in {run.folder}: {reason}; make room there and go on "
-        f"with: onehour train --resume {run.name} --runs {run.folder.parent}"
+        f"The run {run.name} could not be kept in {run.folder}: {reason}; make room there and go on with: "
+        f"{run.resume_command(storage)}"
     )
 
 

@@ -76,6 +76,11 @@ class Run:
         """How the run trains."""
         return TrainConfig(**self.config()["train"])
 
+    def resume_command(self, storage: str | None = None) -> str:
+        """The command that goes on with the run, from any folder."""
+        copied = f" --storage {storage}" if storage else ""
+        return f"onehour train --resume {self.name} --runs {self.folder.parent}{copied}"
+
     def config(self) -> dict[str, Any]:
         """config.json."""
         return json.loads((self.folder / "config.json").read_text())  # type: ignore[no-any-return]
@@ -216,9 +221,7 @@ def load_trained(run: Run) -> tuple[Recipe, nn.Module]:
     """
     checkpoint, _ = run.newest_checkpoint()
     if checkpoint is None:
-        raise InputError(
-            f"The run {run.name} has no good checkpoint yet; go on with: onehour train --resume {run.name}"
-        )
+        raise InputError(f"The run {run.name} has no good checkpoint yet; go on with: {run.resume_command()}")
     recipe = run.recipe()
     model = recipe.build_model().eval()
     load_model(model, checkpoint)
