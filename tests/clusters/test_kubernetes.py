@@ -52,6 +52,21 @@ def test_the_cluster_that_stays_may_have_gpus(tmp_path):
     assert containers_of(objects)["workers/ray-worker"]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
+@pytest.mark.parametrize(("folder", "gpus"), [("cpu", {}), ("gpu", {"GPU": 1})])
+def test_rays_autoscaler_reads_what_the_pods_have(rendered, folder, gpus):
+    """By Ray's own code: from none to four workers, each with what its limits say."""
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    cluster = {"metadata": {"name": "gpt", "namespace": "onehour"}, "spec": cluster_of(rendered[folder])}
+    config = _derive_autoscaling_config_from_ray_cr(cluster)
+    workers, head = (config["available_node_types"][name] for name in ("workers", "headgroup"))
+    cpus, memory = (8, 32) if gpus else (4, 8)
+    assert workers["resources"] == {"CPU": cpus, "memory": memory * 2**30} | gpus
+    assert (workers["min_workers"], workers["max_workers"]) == (0, 4)
+    assert head["resources"]["CPU"] == 0
+    assert config["idle_timeout_minutes"] == 2
+
+
 def changed(objects, kind, path, value):
     """A copy of `objects` with another value at the path of the first object of a kind."""
     objects = copy.deepcopy(objects)
@@ -240,27 +255,32 @@ def processes(folder, *lines):
         (folder / "proc" / str(number) / "cmdline").write_text(line.replace(" ", "\0") + "\0")
 
 
-@pytest.mark.parametrize(("code_of_drain", "sleeps"), [(0, "sleep 100\n"), (1, "")])
-def test_a_worker_tells_ray_that_its_node_goes(rendered, tmp_path, code_of_drain, sleeps):
+@pytest.mark.parametrize(
+    ("code_of_drain", "process", "seconds"),
+    [(0, "ray::RayTrainWorker.execute", 100), (0, "ray::IDLE", 0), (1, "ray::RayTrainWorker", 0)],
+)
+def test_a_worker_tells_ray_that_its_node_goes_and_waits_for_the_training_to_leave(
+    rendered, tmp_path, code_of_drain, process, seconds
+):
     node = "0123456789abcdef" * 3 + "01234567"
-    processes(tmp_path, "bash -c ray", "gcs --node-id=ffff", f"raylet --a=1 --node_id={node} --b=2", "ray::IDLE")
+    *bash, command = pre_stop(rendered, "workers/ray-worker")  # the hook sees itself, too
+    processes(tmp_path, f"bash -c {command}", "gcs --node-id=ffff", f"raylet --a=1 --node_id={node} --b=2", process)
     program(tmp_path, "ray", f'echo "$*" >> "$SEEN"; exit {code_of_drain}')
     program(tmp_path, "sleep", 'echo "sleep $*" >> "$SEEN"')
-    *bash, command = pre_stop(rendered, "workers/ray-worker")
     run(tmp_path, *bash, command.replace("/proc/", f"{tmp_path}/proc/"), RAY_ADDRESS="head:6379")
     drain = f"drain-node --address head:6379 --node-id {node} --reason DRAIN_NODE_REASON_PREEMPTION "
     seen = (tmp_path / "seen").read_text()
-    assert seen == f"{drain}--reason-message The pod ends. --deadline-remaining-seconds 100\n{sleeps}"
+    assert seen == f"{drain}--reason-message The pod ends. --deadline-remaining-seconds 100\n" + "sleep 1\n" * seconds
 
 
 @pytest.mark.parametrize(
     ("line", "seconds"), [("python -m onehour train gpt --workers 2", 90), ("python -m onehour show", 0), ("raylet", 0)]
 )
 def test_the_head_waits_for_a_training_to_save(rendered, tmp_path, line, seconds):
-    processes(tmp_path, "bash -c [o]nehour.train", line)
+    *bash, command = pre_stop(rendered, "head/ray-head")
+    processes(tmp_path, f"bash -c {command}", line)
     program(tmp_path, "sleep", 'echo "sleep $*" >> "$SEEN"')
     (tmp_path / "seen").touch()
-    *bash, command = pre_stop(rendered, "head/ray-head")
     run(tmp_path, *bash, command.replace("/proc/", f"{tmp_path}/proc/"))
     assert (tmp_path / "seen").read_text() == "sleep 1\n" * seconds
 
