@@ -5,7 +5,6 @@ pod, Ray, Ray's autoscaler for KubeRay, gloo between the pods, the hooks. Played
 """
 
 import json
-import os
 import secrets
 import sys
 import time
@@ -17,9 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "clusters"))
 from kube import FOLDER, cluster_of, find, render
 from pods import NET, Kubernetes
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0, reason="pods are namespaces, which take root on Linux"
-)
+pytestmark = pytest.mark.clusters
 JOB, DASHBOARD = "gpt-1", f"http://{NET}.1:8265"
 
 
