@@ -14,7 +14,7 @@ import subprocess
 import pytest
 from kube import CLONE, FOLDER, cluster_of, containers_of, find, render, troubles
 
-from onehour.cli import train_options
+from onehour.commands.train import train_options
 
 JOBS = ("cpu", "gpu", "s3", "all")
 GONE = object()
