@@ -1,10 +1,11 @@
-"""The command line: onehour train · generate · predict · show · audit · doctor · learn.
+"""The command line: onehour train · generate · predict · show · audit · doctor · learn · cluster · submit · jobs.
 
 Options come from the dataclasses in config.py and from the fields of the recipe. A command is a function of its name in
 one of the modules of commands/. That module, and with it torch and ray, is imported when the command is called, so that
 help answers at once.
 """
 
+import difflib
 import importlib
 import os
 import shutil
@@ -28,6 +29,9 @@ usage: onehour COMMAND ...
   audit RUN         prove which samples a run has trained (after: train --audit)
   doctor            what this machine has, and what would not work here
   learn             the course, in JupyterLab, in a copy that you may change
+  cluster           several Ray nodes on this machine: start, status, stop
+  submit -- ...     run one of these commands on a Ray cluster, and follow it
+  jobs              the jobs of a cluster: see, follow and stop them
 
 onehour COMMAND --help has the options of each. To begin:
 
@@ -44,6 +48,9 @@ COMMANDS = {  # command -> its module in commands/
     "audit": "look",
     "doctor": "look",
     "learn": "look",
+    "cluster": "cluster",
+    "submit": "submit",
+    "jobs": "submit",
 }
 
 Options = TypeVar("Options")
@@ -78,7 +85,9 @@ def find_command(name: str) -> Callable[[Sequence[str]], None]:
         InputError: there is no such command.
     """
     if name not in COMMANDS:
-        raise InputError(f"There is no command {name!r}; there are {', '.join(COMMANDS)}.")
+        near = difflib.get_close_matches(name, COMMANDS, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}."
+        raise InputError(f"There is no command {name!r}; {hint}")
     return getattr(importlib.import_module(f"onehour.commands.{COMMANDS[name]}"), name)  # type: ignore[no-any-return]
 
 

@@ -199,3 +199,44 @@ class LearnConfig:
     """Folder of your copy of the notebooks; one that is there is kept as it is."""
     language: Literal["en", "zh"] = "en"
     """Begin with the first chapter in English, or in Chinese."""
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The Ray cluster of `onehour cluster start`: several nodes on this machine, for demos and tests."""
+
+    nodes: int = 2
+    """Ray nodes. Each is a few processes of this machine; the first is the head."""
+    cpus_per_node: int = 2
+    """CPU cores that each node promises, whatever the machine has."""
+    port: int | None = None
+    """Port of Ray on 127.0.0.1; None takes a free one."""
+    dashboard_port: int | None = None
+    """Port of the dashboard and of jobs on 127.0.0.1; None takes a free one."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 1, "at least 1", "nodes cpus_per_node")
+        check(self, lambda value: 1024 <= value < 65536, "from 1024 to 65535", "port dashboard_port")
+
+
+@dataclass(frozen=True)
+class SubmitConfig:
+    """onehour submit [options] -- COMMAND ...: run a command of onehour as a job of a Ray cluster.
+
+    The current folder goes along, without what .gitignore and .rayignore name. Ctrl-C ends the following, not the job.
+    """
+
+    address: str | None = None
+    """Job server of the cluster, such as http://HEAD:8265. None: $RAY_API_SERVER_ADDRESS, or the cluster on this machine."""
+    follow: bool = True
+    """Print what the job says until it ends, and end with its exit code."""
+    runtime_env: Path | None = None
+    """YAML file of a Ray runtime environment that adds to that of onehour, such as its env_vars or pip."""
+
+
+@dataclass(frozen=True)
+class JobsConfig:
+    """Whose jobs."""
+
+    address: str | None = None
+    """Job server of the cluster, such as http://HEAD:8265. None: $RAY_API_SERVER_ADDRESS, or the cluster on this machine."""

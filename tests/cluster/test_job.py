@@ -1,80 +1,204 @@
-"""The last rung: `ray job submit` from the clone, to a cluster that was started by `ray start`."""
+"""The last rung, on the cluster of clusters/laptop/README.md: its own lines start it, are submitted to it, and end it."""
 
 import json
 import os
-import secrets
+import re
+import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from onehour.cluster.address import RAY_NOTE, answers
+from onehour.cluster.local import local_cluster
 from onehour.recipes.toy import Toy
 from onehour.training.loop import train
 
 BIN = Path(sys.executable).parent
 CLONE = Path(__file__).parents[2]
+LAPTOP, CLUSTERS = ((CLONE / "clusters" / name).read_text() for name in ("laptop/README.md", "README.md"))
+LINES = {name: line for name, line in re.findall(r"^\*\*(\w+)\.\*\*.*?\n\n    (onehour .*)$", LAPTOP, re.M | re.S)}
+PATIENCE = 120
+MINE = """
+from dataclasses import dataclass
+from pathlib import Path
+import onehour
+from onehour.recipes.toy import Toy
+
+@dataclass(frozen=True)
+class Mine(Toy):
+    def prepare(self, folder):
+        print("onehour lies in", onehour.__file__)
+        return super().prepare(folder)
+"""
+
+FOLLOW = """
+import signal
+from onehour.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, whatever has started these tests
+main()
+"""
 
 
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
+def run(line, folder=CLONE, **env):
+    """Run a line of a README in a folder; what it printed, and its exit code."""
+    command = shlex.split(line)
+    command[0] = str(BIN / command[0])
+    if line.startswith("onehour"):
+        command[:1] = [sys.executable, "-m", "onehour"]
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def cluster_processes(folder):
+    """The processes that have the cluster's folder on their command line, as Ray's own have."""
+    return [p for p in psutil.process_iter(["cmdline"]) if any(folder in word for word in p.info["cmdline"] or [])]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """The address for jobs, and the environment of whoever asks: a head on loopback that wants a token."""
-    folder = tmp_path_factory.mktemp("head")
-    token = folder / "token"
-    token.write_text(secrets.token_hex(32))
-    token.chmod(0o600)
-    env = os.environ | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-    }
-    port, jobs = free_port(), free_port()
-    head = subprocess.Popen(
-        [BIN / "ray", "start", "--head", "--block", "--num-cpus=4", f"--port={port}", "--node-ip-address=127.0.0.1",
-         "--dashboard-host=127.0.0.1", f"--dashboard-port={jobs}", "--object-store-memory=100000000"],
-        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    while not answers(f"127.0.0.1:{jobs}") and head.poll() is None:
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{jobs}", env
-    os.killpg(head.pid, signal.SIGTERM)
-    head.wait(timeout=60)
-    if RAY_NOTE.is_file() and RAY_NOTE.read_text().strip() == f"127.0.0.1:{port}":  # Ray leaves it behind
-        RAY_NOTE.unlink()
+    """What `local_cluster` says of it, and what its start printed."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        started = run(LINES["Start"])
+        assert started.returncode == 0, started.stderr
+        yield SimpleNamespace(said=started.stdout, **vars(local_cluster()))
+        run(LINES["Stop"])
 
 
-def submit(cluster, *arguments):
-    address, env = cluster
-    runtime = json.dumps({"env_vars": {"PYTHONPATH": "src"}})
-    return subprocess.run(
-        [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--runtime-env-json", runtime, "--",
-         "python", "-m", "onehour", *arguments],
-        env=env, cwd=CLONE, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_job_has_the_loss_of_a_notebook_cell(cluster, tmp_path):
-    done = submit(cluster, "train", "toy", "--workers=2", f"--runs={tmp_path}")
+@pytest.fixture(scope="module")
+def of_a_notebook_cell():
+    return pytest.approx([report.metrics["loss"] for report in train(Toy(), Toy().defaults())], rel=1e-5)
+
+
+def test_it_listens_on_loopback_alone_and_its_token_is_for_its_owner(cluster):
+    listening = [
+        c.laddr.ip
+        for process in cluster_processes(str(cluster.folder))
+        for c in process.net_connections()
+        if c.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 10
+    assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert (cluster.folder / "token").stat().st_mode & 0o777 == 0o600
+    assert cluster.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_it_has(cluster):
+    said = run(LINES["Watch"])
+    assert said.returncode == 0, said.stderr
+    assert "node-1  2 of 2 CPUs free\n  node-2  2 of 2 CPUs free\n" in said.stdout
+
+
+def test_it_is_started_once(cluster):
+    again = run(LINES["Start"])
+    assert again.returncode == 2
+    assert "A cluster of 2 nodes runs on this machine already" in again.stderr
+
+
+def test_a_job_has_the_loss_of_a_notebook_cell(cluster, tmp_path, of_a_notebook_cell):
+    (line,) = re.findall(r"^    (ray job submit .*)$", CLUSTERS, re.MULTILINE)
+    line = line.replace("http://127.0.0.1:8265", cluster.jobs).replace("train gpt --workers 8", "train toy --workers 2")
+    env = dict(word.split("=", 1) for word in re.findall(r"RAY_\w+=\S+", cluster.said))
+    done = run(line.replace("/shared/runs", str(tmp_path)), **env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 on Ray, on the cluster at 127.0.0.1:" in done.stdout
-    rows = [json.loads(line) for line in (tmp_path / "toy-1" / "metrics.jsonl").read_text().splitlines()]
-    losses = [report.metrics["loss"] for report in train(Toy(), Toy().defaults())]
-    assert [row["loss"] for row in rows] == pytest.approx(losses, rel=1e-5)
+    assert losses(tmp_path / "toy-1") == of_a_notebook_cell
 
 
-def test_a_job_that_cannot_be_says_so_and_fails(cluster, tmp_path):
-    done = submit(cluster, "train", "toy", "--workers=9", "--global-batch-size=9", f"--runs={tmp_path}")
-    assert done.returncode == 1
-    assert "onehour: 9 workers with 1 CPU core each do not fit on 1 node with 4 CPU cores" in done.stdout
+def test_a_job_from_a_folder_that_is_no_clone(cluster, tmp_path, of_a_notebook_cell):
+    done = run(LINES["Submit"], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(tmp_path / "runs" / "toy-1") == of_a_notebook_cell
+
+
+def test_a_job_that_cannot_be_ends_as_the_training_does(cluster, tmp_path):
+    done = run(f"onehour submit -- train toy --workers=9 --global-batch-size=9 --runs={tmp_path}")
+    assert done.returncode == 2
+    assert "onehour: 9 workers with 1 CPU core each do not fit on 2 nodes with 4 CPU cores" in done.stdout
+    assert re.fullmatch(r"onehour: The job \w+ ended with 2\.\n", done.stderr)
+
+
+def test_a_job_goes_on_when_it_is_no_longer_followed_and_saves_when_it_is_stopped(cluster, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    sent = run("onehour submit --no-follow -- train mine.py --workers=0 --num-epochs=1000000", tmp_path)
+    assert sent.returncode == 0, sent.stderr
+    (job,) = re.findall(r"^job +(\w+)$", sent.stdout, re.MULTILINE)
+
+    following = subprocess.Popen(
+        [sys.executable, "-c", FOLLOW, "jobs", "logs", job], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    said = ""
+    while "step" not in said:
+        said += following.stdout.readline()
+    assert "py_modules_files" in re.search(r"onehour lies in (.*)", said)[1]  # it came with the job
+    following.send_signal(signal.SIGINT)
+    _, error = following.communicate(timeout=PATIENCE)
+    assert following.returncode == 130
+    assert f"The job goes on; follow it again by: onehour jobs logs {job}" in error.replace(
+        "python -m onehour", "onehour"
+    )
+    assert f"{job}  RUNNING " in run(f"onehour jobs status {job}").stdout
+
+    assert f"{job}  STOPPED " in run(f"onehour jobs stop {job}").stdout
+    end = run(f"onehour jobs logs {job}")
+    assert end.returncode == 130
+    assert re.search(r"onehour: Stopped after step [\d,]+, which is saved", end.stdout)
+    assert f"  {job}  STOPPED " in run(LINES["Watch"]).stdout
+
+
+def test_whoever_does_not_have_the_token_gets_one_sentence(cluster, tmp_path):
+    elsewhere = {"XDG_STATE_HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
+    refused = run(f"onehour submit --address {cluster.jobs} -- train toy --runs /shared/runs", **elsewhere)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(
+        f"onehour: The cluster at {cluster.jobs} did not get the token that it wants; set "
+    )
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_training_of_this_process_finds_the_token(cluster):
+    code = (
+        "from onehour.cluster.address import cluster_address as find; from onehour.cluster.connect import ray_cluster\n"
+    )
+    code += "import ray\nwith ray_cluster(find('auto')): print(int(ray.cluster_resources()['CPU']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.stdout == "4\n", done.stderr
+
+
+def test_nodes_come_and_one_dies(cluster):
+    assert run(LINES["Scale"]).returncode == 0
+    assert "node-3  2 of 2 CPUs free" in run(LINES["Watch"]).stdout
+    (raylet,) = (p for p in cluster_processes("runtime_env_3") if p.name() == "raylet")
+    raylet.kill()
+    began = time.monotonic()
+    while "node-3  has gone" not in run(LINES["Watch"]).stdout:
+        assert time.monotonic() - began < PATIENCE
+
+
+def test_it_ends_whole(cluster):
+    family = cluster_processes(str(cluster.folder))
+    assert len(family) > 10
+    assert run(LINES["Stop"]).returncode == 0
+    assert not any(process.is_running() for process in family)
+    assert not cluster.folder.exists()
+    assert local_cluster() is None
+    none = run(LINES["Stop"])
+    assert (none.returncode, none.stderr) == (
+        2,
+        "onehour: No cluster of onehour runs on this machine; start one by: onehour cluster start\n",
+    )
+
+
+def test_every_line_of_the_readme_is_run_here():
+    assert list(LINES) == ["Start", "Submit", "Watch", "Scale", "Stop"]
+    assert len(re.findall(r"^    \S", LAPTOP, re.MULTILINE)) == len(LINES)

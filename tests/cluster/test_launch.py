@@ -93,7 +93,7 @@ def test_room_on_a_node(node, cpus, gpu, room):
 @pytest.mark.parametrize(
     ("asked", "note", "said"),
     [
-        ("auto", None, "No Ray cluster was started on this machine; start one by: ray start --head"),
+        ("auto", None, "No Ray cluster was started on this machine; start one by: onehour cluster start"),
         ("auto", "127.0.0.1:1", "No Ray cluster answers at 127.0.0.1:1; start one there"),
         ("ray://127.0.0.1:1", None, "No Ray cluster answers at ray://127.0.0.1:1; start one there"),
     ],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from onehour.cluster.address import answers
+from onehour.cluster.ports import answers
 from onehour.errors import InputError
 from onehour.show import doctor
 from onehour.show.doctor import GB, Finding, examine

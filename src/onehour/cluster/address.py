@@ -1,13 +1,13 @@
 """Which Ray cluster is meant, and whether it answers. Asked before anything else, so it imports no ray."""
 
 import os
-import socket
 from pathlib import Path
 
+from onehour.cluster.local import local_cluster
+from onehour.cluster.ports import answers
 from onehour.errors import InputError
 
 RAY_NOTE = Path("/tmp/ray/ray_current_cluster")  # where Ray notes the address of a cluster started on this machine
-ANSWER_SECONDS = 3
 
 
 def cluster_address(asked: str | None) -> str | None:
@@ -20,24 +20,15 @@ def cluster_address(asked: str | None) -> str | None:
     """
     address = asked or os.environ.get("RAY_ADDRESS")
     if address == "auto":
-        if not RAY_NOTE.is_file():
-            raise InputError("No Ray cluster was started on this machine; start one by: ray start --head")
-        address = RAY_NOTE.read_text().strip()
+        if cluster := local_cluster():
+            address = cluster.address
+        elif RAY_NOTE.is_file():
+            address = RAY_NOTE.read_text().strip()
+        else:
+            raise InputError("No Ray cluster was started on this machine; start one by: onehour cluster start")
     if address and not answers(address):
         raise InputError(
             f"No Ray cluster answers at {address}; start one there by ray start --head, or leave --address and "
             "RAY_ADDRESS away to train on this machine."
         )
     return address
-
-
-def answers(address: str) -> bool:
-    """Whether something listens at host:port. What is not of that form, such as local, is not tried."""
-    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if not (host and port.isdigit()):
-        return True
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
-    except (OSError, OverflowError):
-        return False
-    return True

@@ -13,7 +13,9 @@ os.environ.setdefault("RAY_enable_worker_prestart", "0")
 
 import ray
 from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from onehour.cluster.local import LocalCluster, local_cluster
 from onehour.errors import InputError
 
 
@@ -42,6 +44,8 @@ def connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address:
+            if (cluster := local_cluster()) and cluster.address == address:
+                join(cluster)
             ray.init(address=address, **quiet)
         else:
             stay_on_loopback()
@@ -58,3 +62,11 @@ def stay_on_loopback() -> None:
     """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def join(cluster: LocalCluster) -> None:
+    """Let this process speak to a cluster of `onehour cluster`, by its token and on loopback."""
+    os.environ.update(cluster.environment())
+    stay_on_loopback()
+    Config.initialize("")  # Ray has read the environment when it was imported
+    AuthenticationTokenLoader.instance().reset_cache()

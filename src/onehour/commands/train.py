@@ -90,7 +90,7 @@ def train(arguments: Sequence[str]) -> None:
 
 def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleConfig]:
     """The options of onehour train. Their defaults are the recipe's, or with --resume those of the run."""
-    named = not arguments[0].startswith("-")
+    named = bool(arguments) and not arguments[0].startswith("-")
     rest = arguments[1:] if named else arguments
     resume = tyro.cli(Resume, args=[a for a in rest if a not in ("-h", "--help")], return_unknown_args=True)[0]
     if resume.resume:

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
+
+from onehour.cluster.ports import free_ports
 
 BIN = Path(sys.executable).parent  # where the commands ray and python of this environment are
 SHORT = "/tmp"  # sockets will lie below, and their paths must be short, which those of macOS's own choice are not
@@ -62,17 +63,6 @@ def start(num_cpus: int = 2) -> Head:
             raise RuntimeError(said)
         time.sleep(0.1)
     return Head(process, f"http://127.0.0.1:{jobs}", env, folder)
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports of 127.0.0.1 at which nothing listens now."""
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def submit(head: Head, clone: Path, name: str, *entrypoint: str) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from shutil import disk_usage
 
 from onehour import __version__
-from onehour.cluster.address import RAY_NOTE, answers
+from onehour.cluster.address import RAY_NOTE
+from onehour.cluster.ports import answers
 from onehour.data.prepare import cache_folder
 from onehour.data.text import standard_library
 from onehour.errors import InputError
