@@ -63,7 +63,7 @@ def clusters_3(answer: Any) -> Verdict:
 
 def parsed(answer: Any) -> tuple[Any, Any, Any] | None:
     """Recipe, TrainConfig and ScaleConfig of the arguments, as the command line itself reads them; None if it can't."""
-    from onehour.cli import train_options
+    from onehour.commands.train import train_options
     from onehour.errors import InputError
 
     words = call(shlex.split, answer) if isinstance(answer, str) else call(lambda: [str(word) for word in answer])
