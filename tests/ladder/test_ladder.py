@@ -117,6 +117,7 @@ def all_on_ray(folder: Path, workers: int) -> dict[str, Run]:
             "start": None,
             "hang_seconds": 300.0,
             "storage": None,
+            "data": runs[name].data(None),
         }
         for name, (recipe, config) in CASES.items()
     ]

@@ -94,6 +94,7 @@ class Attempt:
             "start": str(start) if start else None,
             "hang_seconds": seconds(scale.hang_timeout),
             "storage": scale.storage,
+            "data": run.data(scale.storage),
         }
         cpus = cpus_of_each(scale, workers, nodes())
         self.trainer = Trainer(

@@ -22,6 +22,7 @@ from onehour.training.interrupt import stop_requests
 from onehour.training.keep import not_kept
 from onehour.training.plan import usable_sizes
 from onehour.training.run import Run
+from onehour.training.shared import publish, take
 
 BYTES_OF_A_NOTE = 1e5
 
@@ -48,6 +49,8 @@ def train_on_ray(
 
         if address or len(nodes()) > 1:
             told = check_nodes(run, checkpoint_bytes * ((config.keep or 1) + 1))
+            data = run.data(scale.storage)
+            publish(take(**data), data["storage"])
             yield from ({"warning": sentence} for sentence in told)
         patience = seconds(scale.wait or "0s")
         before: str | None = None

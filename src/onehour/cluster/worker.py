@@ -13,6 +13,7 @@ from onehour.recipe import recipe_from
 from onehour.training.keep import keep, keep_part
 from onehour.training.loop import train
 from onehour.training.run import Run
+from onehour.training.shared import take
 
 
 def train_worker(job: dict[str, Any]) -> None:
@@ -32,8 +33,9 @@ def train_worker(job: dict[str, Any]) -> None:
             return rank == 0 and run.stop_file.exists()
 
         try:
+            data = take(**job["data"])
             stop()
-            reports = train(recipe_from(job["recipe"]), config, start and Path(start), stop)
+            reports = train(recipe_from(job["recipe"]), config, start and Path(start), stop, data)
             last = None
             for report in keep(reports, run, config.keep, job["storage"]) if rank == 0 else keep_part(reports):
                 last = report

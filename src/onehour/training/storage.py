@@ -1,7 +1,8 @@
 """A copy of a run on another disk, on S3 or on GCS, made while the run is trained.
 
 The copy has the same files as the run's folder. A checkpoint there is complete when its SHA256SUMS, which is copied
-last, is there. Whatever pyarrow opens can be a storage; credentials come from the environment.
+last, is there. Whatever pyarrow opens can be a storage; credentials come from the environment, and so does the address of
+an S3 that is not Amazon's (AWS_ENDPOINT_URL).
 """
 
 import shutil
@@ -27,15 +28,20 @@ def open_storage(uri: str) -> FileSystem:
         InputError: it cannot be opened or written.
     """
     try:
-        files, path = FileSystem.from_uri(uri if "://" in uri else str(Path(uri).absolute()))
-        files.create_dir(path)
-        storage = SubTreeFileSystem(path, files)
+        storage = find_storage(uri)
+        storage.base_fs.create_dir(storage.base_path)
         with storage.open_output_stream(".onehour") as file:
             file.write(b"onehour")
         storage.delete_file(".onehour")
     except (OSError, ArrowException) as error:
         raise InputError(f"Runs cannot be copied to {uri} ({reason(error)}); choose another --storage.") from error
     return storage
+
+
+def find_storage(uri: str) -> SubTreeFileSystem:
+    """The storage at a path or URI, to read. Raises what pyarrow raises."""
+    files, path = FileSystem.from_uri(uri if "://" in uri else str(Path(uri).absolute()))
+    return SubTreeFileSystem(path, files)
 
 
 def reason(error: BaseException) -> str:
