@@ -150,6 +150,22 @@ class ScaleConfig:
 
 
 @dataclass(frozen=True)
+class PrepareConfig:
+    """By how many processes data are prepared, and where they are kept. None of it changes them."""
+
+    workers: int = 0
+    """Processes that prepare, on Ray, with a CPU core each. 0: this process, without Ray."""
+    storage: str | None = None
+    """Folder or URI, such as s3://bucket/runs, in which the data are kept under data/, for training with the same --storage.
+    None: the cache of this machine."""
+    address: str | None = None
+    """Ray cluster to join, such as auto or ray://head:10001; inside a Ray job it is found by itself."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 0, "0 or more", "workers")
+
+
+@dataclass(frozen=True)
 class GenerateConfig:
     """How a trained language model continues a prompt."""
 

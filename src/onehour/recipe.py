@@ -24,9 +24,11 @@ from onehour.config import TrainConfig
 from onehour.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
+
+    from onehour.data.arrow import Columns
 
 Batch = dict[str, "Tensor"]
 
@@ -64,8 +66,20 @@ class Recipe(ABC):
         """Write train.arrow and held_out.arrow into `folder`, which is new and empty, with `onehour.data.write_rows`.
 
         Returns facts about the data that `metrics` and `closing_words` want (JSON). Raises InputError for unusable
-        input. Writing is atomic and happens once: onehour.data.prepare sees to that.
+        input. Writing is atomic and happens once: onehour.data.prepare sees to that. Without train.arrow where there
+        are `pieces`.
         """
+
+    def pieces(self) -> "Sequence[Any]":
+        """Parts of the training data that `rows_of` can prepare one by one, in any process; none: `prepare` does it.
+
+        They depend on the recipe and its input alone, and so the data are the same at any number of processes.
+        """
+        return ()
+
+    def rows_of(self, piece: Any, folder: Path) -> "Iterator[Columns]":
+        """The rows of one of `pieces`, as `write_rows` wants them; `folder` has what `prepare` wrote beside samples."""
+        raise NotImplementedError
 
     @abstractmethod
     def build_model(self) -> "nn.Module":

@@ -1,5 +1,6 @@
 """What would go wrong on a node is said before the work."""
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -7,8 +8,13 @@ import pytest
 
 from onehour.cluster import nodes
 from onehour.cluster.connect import stay_on_loopback
+from onehour.cluster.launch import train_on_ray
 from onehour.cluster.nodes import by_node, check_nodes, examine, versions, what_is_wrong
+from onehour.config import ScaleConfig
+from onehour.data.prepare import prepare
 from onehour.errors import InputError
+from onehour.recipes.gpt import GPTRecipe
+from onehour.training.loop import train
 from onehour.training.run import create_run
 
 FOLDER = Path("/shared/runs/gpt-1")
@@ -47,8 +53,11 @@ def test_a_marker_is_seen_only_where_it_is(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A head whose health checks are quicker than Ray's, and a node that promises cores that are not there."""
+def cluster(tmp_path_factory):
+    """A head whose health checks are quicker than Ray's, and a node that promises cores that are not there.
+
+    The node has a cache of its own, whose folder this is.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
@@ -56,10 +65,11 @@ def cluster():
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_health_check_timeout_ms", "1500")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    cluster.add_node(num_cpus=500)
+    cache = tmp_path_factory.mktemp("cache-of-the-node")
+    cluster.add_node(num_cpus=500, env_vars={"XDG_CACHE_HOME": str(cache)})
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     cluster.wait_for_nodes()
-    yield
+    yield cache
     ray.shutdown()
     cluster.shutdown()
 
@@ -90,3 +100,17 @@ def test_a_node_that_is_late_is_named(tmp_path, cluster, monkeypatch):
     monkeypatch.setattr(nodes, "NODE_SECONDS", 0)
     with pytest.raises(InputError, match=r"The node 127\.0\.0\.1 cannot take part: no answer came in 0 s"):
         check_nodes(create_run(tmp_path, "run", "toy"))
+
+
+def test_workers_take_the_data_of_the_run_and_do_not_look_for_its_text(tmp_path, cluster):
+    (tmp_path / "text.txt").write_text("".join(f"line {number} of a text\n" for number in range(500)))
+    recipe = GPTRecipe(text=str(tmp_path / "text.txt"), context=16, depth=1)
+    config = dataclasses.replace(recipe.defaults(), num_steps=4, global_batch_size=4, log_every=1)
+    run, data = create_run(tmp_path / "runs", None, "gpt"), prepare(recipe)
+    run.describe(recipe, config, ScaleConfig(), data)
+    (tmp_path / "text.txt").unlink()
+    rows = list(train_on_ray(recipe, config, ScaleConfig(workers=2, cpus_per_worker=1), run))
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses == pytest.approx([r.metrics["loss"] for r in train(recipe, config, data=data)], rel=1e-5)
+    (taken,) = (path for path in (cluster / "onehour").iterdir() if path.is_dir())
+    assert (taken / "train.arrow").read_bytes() == (data.folder / "train.arrow").read_bytes()

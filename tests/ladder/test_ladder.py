@@ -118,6 +118,7 @@ def all_on_ray(folder: Path, workers: int) -> dict[str, Run]:
             "hang_seconds": 300.0,
             "storage": None,
             "away": None,
+            "data": runs[name].data(None),
         }
         for name, (recipe, config) in CASES.items()
     ]

@@ -97,6 +97,7 @@ class Attempt:
             "hang_seconds": seconds(scale.hang_timeout),
             "storage": scale.storage,
             "away": away,
+            "data": run.data(scale.storage),
         }
         cpus = cpus_of_each(scale, workers, nodes())
         self.trainer = Trainer(

@@ -20,10 +20,11 @@ from onehour.errors import InputError
 
 
 @contextmanager
-def ray_cluster(address: str | None) -> Iterator[None]:
+def ray_cluster(address: str | None, needed: str = "onehour.cluster.attempt") -> Iterator[None]:
     """A connection to Ray: the one there is, the cluster at `address`, or else a Ray of our own on this machine.
 
-    Our own meets no other Ray on the machine, listens on loopback alone, and ends with the block.
+    The module that is `needed` next is imported in the meantime. Our own Ray meets no other one on the machine, listens
+    on loopback alone, and ends with the block.
 
     Raises:
         InputError: there is no cluster at the address.
@@ -31,16 +32,16 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    connect(address)
+    connect(address, needed)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def connect(address: str | None) -> None:
+def connect(address: str | None, needed: str) -> None:
     """ray.init, without its words, while another thread imports what comes next: that spares more than a second."""
-    threading.Thread(target=importlib.import_module, args=("onehour.cluster.attempt",)).start()
+    threading.Thread(target=importlib.import_module, args=(needed,)).start()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address:

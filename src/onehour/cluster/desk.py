@@ -16,6 +16,7 @@ from onehour.config import TrainConfig
 from onehour.errors import InputError
 from onehour.training.keep import append
 from onehour.training.run import Run
+from onehour.training.shared import publish, take
 from onehour.training.storage import level
 
 
@@ -50,7 +51,7 @@ class Away:
 def meet_new_nodes(
     run: Run, config: TrainConfig, storage: str | None, room: float, known: set[str], away: Away | None
 ) -> Generator[dict[str, Any], None, Away | None]:
-    """Examine the nodes if there are some that are not `known` yet, and add them there; returns which ones are away.
+    """Examine the nodes if there are some that are not `known` yet, add them there, and put the data where they find them.
 
     Yields warnings that tell what to know about the nodes.
 
@@ -62,6 +63,8 @@ def meet_new_nodes(
     told, nodes = check_nodes(run, room, storage)
     known |= there
     yield from ({"warning": sentence} for sentence in told)
+    data = run.data(storage)
+    publish(take(**data), data["storage"])
     if not nodes:
         return None
     assert storage  # or check_nodes had refused them

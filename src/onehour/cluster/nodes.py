@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from onehour import __version__
 from onehour.errors import InputError
 from onehour.training.run import Run
-from onehour.training.storage import connect, open_storage, reason
+from onehour.training.storage import find_storage, open_storage, reason
 
 NODE_SECONDS = 60
 CLOCK_SECONDS = 30
@@ -118,7 +118,7 @@ def examine(marker: str, storage: str | None = None) -> dict[str, Any]:
 def storage_trouble(storage: str, name: str) -> str | None:
     """What is wrong with the storage, seen from this node, where the driver has written a file called `name`; or None."""
     try:
-        there = connect(storage).get_file_info(name).type == FileType.File
+        there = find_storage(storage).get_file_info(name).type == FileType.File
     except (OSError, ArrowException) as error:
         return f"{storage} cannot be reached there ({reason(error)}); see that node's credentials and endpoint."
     return None if there else f"{storage} is another place there than here; give a --storage that all nodes reach."

@@ -14,6 +14,7 @@ from onehour.recipe import recipe_from
 from onehour.training.keep import keep, keep_part, to_row
 from onehour.training.loop import train
 from onehour.training.run import Run, failure_of
+from onehour.training.shared import take
 from onehour.training.storage import settle
 
 
@@ -39,10 +40,11 @@ def train_worker(job: dict[str, Any]) -> None:
             return rank == 0 and (ray.get(desk.stop.remote()) if desk else run.stop_file.exists())
 
         try:
+            data = take(**job["data"])
             stop()
             if desk:
                 settle(run, job["storage"], start)
-            reports = train(recipe_from(job["recipe"]), config, start, stop)
+            reports = train(recipe_from(job["recipe"]), config, start, stop, data)
             last = None
             for report in keep(reports, run, config.keep, job["storage"]) if rank == 0 else keep_part(reports):
                 if rank == 0 and desk:

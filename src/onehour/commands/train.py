@@ -15,6 +15,7 @@ from onehour.errors import InputError
 from onehour.recipe import RECIPES, Recipe, find_recipe
 
 if TYPE_CHECKING:
+    from onehour.data.prepare import Data
     from onehour.training.run import Run
 
 TRAIN_HELP = f"""usage: onehour train RECIPE [options]
@@ -45,28 +46,28 @@ def train(arguments: Sequence[str]) -> None:
         raise InputError(
             "torchrun has started the workers already; add --workers 0, so that Ray does not start others."
         )
-    from onehour.data.prepare import prepare
     from onehour.show.terminal import Progress, plan_text
     from onehour.training.device import find_device
     from onehour.training.keep import check_room
     from onehour.training.plan import make_plan, usable_sizes
     from onehour.training.run import create_run, open_run
+    from onehour.training.shared import data_of, shared_data
     from onehour.training.storage import open_storage
 
     sizes = usable_sizes(config, scale) if scale.workers != 0 else []
     run = open_run(scale.runs, scale.resume) if scale.resume else None
     start = run.newest_checkpoint()[0] if run else None
-    data = prepare(recipe)
+    if rank == 0 and scale.storage and not scale.resume:  # with --resume it was opened already
+        open_storage(scale.storage)
+    data = data_of(run, recipe, scale.storage) if run else shared_data(recipe, scale.storage)
     plan = make_plan(recipe, config, data, max(sizes, default=world_size), start)
     if scale.workers == 0:
         find_device(config.device)
     if rank > 0:
-        train_beside_rank_0(recipe, config, start)
+        train_beside_rank_0(recipe, config, start, data)
         return
     where = place(scale, sizes, world_size)
     check_room(scale.runs, plan.checkpoint_bytes, config.keep or 1)
-    if scale.storage and not scale.resume:  # with --resume it was opened already
-        open_storage(scale.storage)
     run = run or create_run(scale.runs, scale.name, recipe.name())
     progress, row = Progress(recipe, config), {}
     copied = f" --storage {scale.storage}" if scale.storage else ""
@@ -79,7 +80,7 @@ def train(arguments: Sequence[str]) -> None:
                 print(
                     f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True
                 )
-            for row in drive(recipe, config, scale, run, plan.checkpoint_bytes):
+            for row in drive(recipe, config, scale, run, data, plan.checkpoint_bytes):
                 progress.show(row)
     except KeyboardInterrupt:
         fail(f"Stopped; {go_on}", 130, at_once=True)
@@ -142,7 +143,7 @@ def place(scale: ScaleConfig, sizes: Sequence[int], world_size: int) -> str:
 
 
 def drive(
-    recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: "Run", checkpoint_bytes: float
+    recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: "Run", data: "Data", checkpoint_bytes: float
 ) -> Iterator[dict[str, Any]]:
     """Train in this process or on Ray; yields the rows of metrics.jsonl."""
     if scale.workers != 0:
@@ -157,18 +158,18 @@ def drive(
     start, warnings = run.newest_checkpoint()
     yield from ({"warning": warning} for warning in warnings)
     with stop_requests() as wish:
-        for report in keep(train(recipe, config, start, wish.is_set), run, config.keep, scale.storage):
+        for report in keep(train(recipe, config, start, wish.is_set, data), run, config.keep, scale.storage):
             yield to_row(report)
 
 
-def train_beside_rank_0(recipe: Recipe, config: TrainConfig, start: Path | None) -> None:
+def train_beside_rank_0(recipe: Recipe, config: TrainConfig, start: Path | None, data: "Data") -> None:
     """Take part in the training of rank 0, which says and keeps everything."""
     from onehour.training import loop
     from onehour.training.interrupt import stop_requests
     from onehour.training.keep import keep_part
 
     with stop_requests() as wish:
-        for _ in keep_part(loop.train(recipe, config, start, wish.is_set)):
+        for _ in keep_part(loop.train(recipe, config, start, wish.is_set, data)):
             pass
 
 

@@ -9,6 +9,7 @@ Whatever reads Arrow reads these files too, `pyarrow.ipc.open_file` for one.
 import math
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ Columns = dict[str, NDArray[Any]]
 
 BATCH_BYTES = 2**22  # a record batch: large enough that there are few of them, small enough to hold in memory
 NUM_ROWS_KEY = b"onehour.rows_per_batch"  # in the schema: all record batches but the last have this many rows
+KEPT_BATCHES = 2**13  # record batches that Rows keeps opened: those of 32 GB, at some 2 kB each
 
 # torch has these types but few operations on them. They are kept as they are in the file and widened in the tensor.
 WIDENED = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64, np.dtype(np.uint64): np.int64}
 
 
-def write_rows(path: str | Path, batches: Iterable[Columns]) -> int:
+def write_rows(path: str | Path | RawIOBase, batches: Iterable[Columns]) -> int:
     """Write columns of shape (n, ...), n rows at a time, to one Arrow file, and return the number of rows.
 
     All batches have the same names, types and row shapes; n may differ. Memory: one batch and one record batch (4 MiB).
@@ -40,7 +42,7 @@ def write_rows(path: str | Path, batches: Iterable[Columns]) -> int:
         record_batch = pa.record_batch({name: _to_arrow(name, values) for name, values in columns.items()})
         if writer is None:
             schema = record_batch.schema.with_metadata({NUM_ROWS_KEY: str(record_batch.num_rows)})
-            writer = pa.ipc.new_file(str(path), schema)
+            writer = pa.ipc.new_file(path, schema)
         writer.write_batch(record_batch)
         num_rows += record_batch.num_rows
     if writer is not None:
@@ -127,8 +129,10 @@ class Rows:
         return Rows, tuple(self.paths)
 
     def _columns(self, batch: int) -> Columns:
-        """One record batch as arrays that look into the mapped file. They are few and small, so they are kept."""
+        """One record batch as arrays that look into the mapped file. They are small, so those of a few files are kept."""
         if batch not in self._opened:
+            if len(self._opened) == KEPT_BATCHES:
+                self._opened.clear()
             table = self._files[self._of_file[batch]].get_batch(self._in_file[batch])
             self._opened[batch] = {name: _to_numpy(name, table.column(name)) for name in table.schema.names}
         return self._opened[batch]
@@ -146,6 +150,12 @@ def _open(path: str) -> pa.RecordBatchFileReader:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"Cannot read {path} ({error.strerror}): name an Arrow file that is there.") from error
         raise InputError(f"{path} is not an Arrow file, or not a whole one: prepare it again.") from error
+
+
+def count_rows(file: Any) -> int:
+    """The number of rows of an open Arrow file. Raises pyarrow.ArrowInvalid if it has no end."""
+    with pa.ipc.open_file(file) as opened:
+        return int(_batch_sizes(opened).sum())
 
 
 def _batch_sizes(file: pa.RecordBatchFileReader) -> NDArray[np.int64]:

@@ -9,8 +9,10 @@ import difflib
 import hashlib
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,17 +32,31 @@ NOT_THE_LIBRARY = frozenset(
 # What the file systems call the time of the last change, or else the version.
 MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "created", "ETag")
 CHUNK_TOKENS = 2**22
+PIECE_BYTES = 2**26  # of text: some seconds of work, and a corpus of less than this stays one piece
+NUM_PIECES = 200  # the most there are: each becomes a file that is held open, and macOS gives a process 256
+NUM_READERS = 32  # threads that wait for the ends of Parquet files
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file of text or Parquet, wherever it is."""
+    """One file of text or Parquet, or some row groups of a Parquet file, wherever it is."""
 
     name: str  # relative to what was asked for, with forward slashes: the same on every machine
     path: str  # as its file system knows it
     filesystem: Any  # an fsspec file system
     size: int | None  # bytes; some web servers do not say
     modified: str
+    alone: bool = False  # nothing else was found
+    groups: range | None = None  # the row groups of a Parquet file that are meant; None: all of them
+    first_row: int = 0  # of the first of them
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Documents of a corpus that follow each other, or all of them."""
+
+    sources: Sequence[Source]
+    by_document: bool  # whether whole documents are held out, or else the last tenth of each
 
 
 def find_text(where: str | None = None) -> list[Source]:
@@ -88,14 +104,14 @@ def read_documents(
 
     The name is that of the source, for Parquet followed by # and the number of the row. Among several files, those
     with a zero byte near their beginning are pictures, archives and the like (git's rule) and are passed over; a file
-    alone is taken as it is. Raises InputError if a file cannot be read, or has no such column of text.
+    that was found alone is taken as it is. Raises InputError if a file cannot be read, or has no such column of text.
     """
     for source in sources:
         if _is_parquet(source):
             yield from (text for row, text in _read_rows(source, column) if keep(f"{source.name}#{row}"))
         elif keep(source.name):
             text = _read_file(source)
-            if len(sources) == 1 or b"\0" not in text[:8000]:
+            if source.alone or b"\0" not in text[:8000]:
                 yield text
 
 
@@ -105,16 +121,75 @@ def split_documents(sources: Sequence[Source], column: str = "text") -> tuple[It
     Whole documents are held out (`is_held_out`). Where that would leave one side empty, as with a single file, the
     last tenth of each document is held out instead.
     """
+    corpus = Piece(sources, _has_both_sides(sources))
+    return train_documents(corpus, column), held_out_documents(corpus, column)
+
+
+def train_documents(piece: Piece, column: str = "text") -> Iterator[bytes]:
+    """The documents of a piece to train on."""
+    if piece.by_document:
+        return read_documents(piece.sources, column, keep=lambda name: not is_held_out(name))
+    return (text[: _last_tenth(text)] for text in read_documents(piece.sources, column))
+
+
+def held_out_documents(piece: Piece, column: str = "text") -> Iterator[bytes]:
+    """The documents of a piece to evaluate on."""
+    if piece.by_document:
+        return read_documents(piece.sources, column, keep=is_held_out)
+    return (text[_last_tenth(text) :] for text in read_documents(piece.sources, column))
+
+
+def cut(sources: Sequence[Source], column: str = "text") -> list[Piece]:
+    """A corpus in pieces, each of which can be read by itself: files, or row groups of Parquet files, in their order.
+
+    A piece has PIECE_BYTES of text or a little more, so a smaller corpus is one piece; of a corpus of more than
+    NUM_PIECES such pieces they are larger. They depend on the files alone. Of Parquet files the ends are read. Raises
+    InputError if one cannot be read, or has no such column of text.
+    """
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        groups_of = list(readers.map(partial(_groups, column=column), sources))
+    limit = max(PIECE_BYTES, sum(size for groups in groups_of for _, size in groups) // NUM_PIECES)
+    pieces: list[list[Source]] = [[]]
+    filled = 0
+    for source, groups in zip(sources, groups_of, strict=True):
+        first = row = first_row = 0
+        for stop, (num_rows, size) in enumerate(groups, start=1):
+            row += num_rows
+            filled += size
+            if filled >= limit or stop == len(groups):
+                pieces[-1].append(replace(source, groups=range(first, stop), first_row=first_row))
+                first, first_row = stop, row
+            if filled >= limit:
+                pieces.append([])
+                filled = 0
+    by_document = _has_both_sides(sources)
+    return [Piece(piece, by_document) for piece in pieces if piece]
+
+
+def _groups(source: Source, column: str) -> list[tuple[int, int]]:
+    """Documents and bytes of text in each row group of a Parquet file; another file is one document."""
+    if not _is_parquet(source):
+        return [(1, source.size or 0)]
+    with _open_parquet(source) as parquet:
+        _check_column(parquet, source, column)
+        metadata = parquet.metadata
+        place = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(column)
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        return [(group.num_rows, group.column(place).total_uncompressed_size) for group in groups]
+
+
+def _has_both_sides(sources: Iterable[Source]) -> bool:
+    """Whether holding out whole documents leaves some to train on, and holds some out."""
     sides = set()
     for name in _document_names(sources):
         sides.add(is_held_out(name))
         if len(sides) == 2:
-            train = read_documents(sources, column, keep=lambda name: not is_held_out(name))
-            return train, read_documents(sources, column, keep=is_held_out)
-    return (
-        (text[: character_at(text, len(text) * 9 // 10)] for text in read_documents(sources, column)),
-        (text[character_at(text, len(text) * 9 // 10) :] for text in read_documents(sources, column)),
-    )
+            return True
+    return False
+
+
+def _last_tenth(text: bytes) -> int:
+    return character_at(text, len(text) * 9 // 10)
 
 
 def character_at(text: bytes, place: int) -> int:
@@ -209,7 +284,7 @@ def _sources(filesystem: Any, base: str, files: list[dict[str, Any]]) -> list[So
     for info in files:
         name = info["name"][len(base.rstrip("/")) :].lstrip("/")
         modified = next((str(info[key]) for key in MODIFIED if info.get(key)), "")
-        sources.append(Source(name, info["name"], filesystem, info["size"], modified))
+        sources.append(Source(name, info["name"], filesystem, info["size"], modified, alone=len(files) == 1))
     return sorted(sources, key=lambda source: source.name)
 
 
@@ -257,18 +332,23 @@ def _document_names(sources: Iterable[Source]) -> Iterator[str]:
 
 def _read_rows(source: Source, column: str) -> Iterator[tuple[int, bytes]]:
     with _open_parquet(source) as parquet:
-        types = {field.name: str(field.type) for field in parquet.schema_arrow}
-        texts = [name for name, type_ in types.items() if type_ in ("string", "large_string", "binary", "large_binary")]
-        if column not in texts:
-            there_is = f"has {types[column]} in its column" if column in types else "has no column"
-            raise InputError(
-                f"{source.path} {there_is} {column!r}: name the column of the text, "
-                f"one of {', '.join(map(repr, texts or types))}."
-            )
+        _check_column(parquet, source, column)
         # A row group may be larger than memory should be; a thousand rows at a time are not.
-        batches = parquet.iter_batches(batch_size=1024, columns=[column])
+        batches = parquet.iter_batches(batch_size=1024, columns=[column], row_groups=source.groups)
         values = (value for batch in batches for value in batch.column(0).cast(pa.large_binary()))
-        yield from ((row, value.as_py()) for row, value in enumerate(values) if value.is_valid)
+        yield from ((row, value.as_py()) for row, value in enumerate(values, source.first_row) if value.is_valid)
+
+
+def _check_column(parquet: pq.ParquetFile, source: Source, column: str) -> None:
+    """Raise InputError unless the file has a column of this name, and text in it."""
+    types = {field.name: str(field.type) for field in parquet.schema_arrow}
+    texts = [name for name, type_ in types.items() if type_ in ("string", "large_string", "binary", "large_binary")]
+    if column not in texts:
+        there_is = f"has {types[column]} in its column" if column in types else "has no column"
+        raise InputError(
+            f"{source.path} {there_is} {column!r}: name the column of the text, "
+            f"one of {', '.join(map(repr, texts or types))}."
+        )
 
 
 @contextmanager

@@ -52,7 +52,10 @@ class BytePairs:
     def encode(self, document: bytes) -> NDArray[Any]:
         """The tokens (length,) of a document of UTF-8, uint16 where they fit and int32 elsewhere."""
         kind = np.uint16 if self.tokenizer.get_vocab_size() <= 2**16 else np.int32
-        return np.array(self.tokenizer.encode(to_text(document)).ids, kind)
+        (encoded,) = self.tokenizer.encode_batch_fast(
+            [to_text(document)]
+        )  # without the places in the text: a quarter faster
+        return np.array(encoded.ids, kind)
 
     def decode(self, tokens: Iterable[int]) -> Iterator[str]:
         """The text of tokens, as soon as characters are complete."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from onehour.config import TrainConfig, check
-from onehour.data.arrow import write_rows
-from onehour.data.text import find_text, fingerprint, split_documents, windows
+from onehour.data.arrow import Columns, write_rows
+from onehour.data.text import Piece, cut, find_text, fingerprint, split_documents, train_documents, windows
 from onehour.data.tokens import BPE_FILE, NUM_BYTES, Tokenizer, first_bytes, open_tokenizer, train_byte_pairs
 from onehour.errors import InputError
 from onehour.models.gpt import GPT, GPTConfig
@@ -81,14 +81,13 @@ class GPTRecipe(Recipe):
         if self.vocab_size > NUM_BYTES:
             train_byte_pairs(split_documents(sources, self.column)[0], self.vocab_size, folder / BPE_FILE)
         tokenizer = open_tokenizer(folder)
-        train, held_out = split_documents(sources, self.column)
-        num_train = self.write_windows(folder / "train.arrow", train, tokenizer)
-        held_out_text = SEPARATOR.join(first_bytes(held_out, HELD_OUT_BYTES))
-        num_held_out = self.write_windows(folder / "held_out.arrow", [held_out_text], tokenizer)
-        if not (num_train and num_held_out):
+        held_out_text = SEPARATOR.join(first_bytes(split_documents(sources, self.column)[1], HELD_OUT_BYTES))
+        num_held_out = write_rows(folder / "held_out.arrow", self.windows_of([held_out_text], tokenizer))
+        if not num_held_out:
+            num_train = sum(len(rows["tokens"]) for piece in self.pieces() for rows in self.rows_of(piece, folder))
             raise InputError(
                 f"The text {self.text or 'of the standard library'} is too short: {num_train} windows of {self.context} "
-                f"tokens to train on and {num_held_out} to hold out; give more text, or a smaller --context."
+                "tokens to train on and 0 to hold out; give more text, or a smaller --context."
             )
         return {
             "about": f"{self.text or 'the source of Python’s standard library'}, {len(sources):,} file{'s'[: len(sources) > 1]}",
@@ -97,10 +96,16 @@ class GPTRecipe(Recipe):
             "xz": 8 * len(lzma.compress(held_out_text, preset=9)) / len(held_out_text),
         }
 
-    def write_windows(self, path: Path, documents: Iterable[bytes], tokenizer: Tokenizer) -> int:
-        """Write the documents' tokens as rows of context + 1; returns how many rows."""
+    def pieces(self) -> list[Piece]:
+        return cut(find_text(self.text), self.column)
+
+    def rows_of(self, piece: Piece, folder: Path) -> Iterator[Columns]:
+        return self.windows_of(train_documents(piece, self.column), open_tokenizer(folder))
+
+    def windows_of(self, documents: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[Columns]:
+        """The documents' tokens, end to end, as rows of context + 1."""
         tokens = (tokenizer.encode(document + SEPARATOR) for document in documents)
-        return write_rows(path, ({"tokens": rows} for rows in windows(tokens, self.context)))
+        return ({"tokens": rows} for rows in windows(tokens, self.context))
 
     def build_model(self) -> GPT:
         return GPT(self.gpt_config())

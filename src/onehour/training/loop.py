@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from onehour.config import TrainConfig, seconds
 from onehour.data.loader import IDS, MicroBatches, num_micro_batches
-from onehour.data.prepare import prepare
+from onehour.data.prepare import Data, prepare
 from onehour.errors import DivergedError, InputError
 from onehour.recipe import Batch, Recipe
 from onehour.training.checkpoint import State, facts_of, read_facts, restore, state_of
@@ -53,15 +53,16 @@ class Report:
 
 
 def train(
-    recipe: Recipe, config: TrainConfig, start: Path | None = None, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Report]:
+    recipe: Recipe, config: TrainConfig, start: Path | None = None, stop: Callable[[], bool] = lambda: False,
+    data: Data | None = None,
+) -> Iterator[Report]:  # fmt: skip
     """Train `recipe` as `config` says, from its beginning or from the checkpoint in the folder `start`.
 
     The same call runs in a notebook, under torchrun and in a Ray worker. For a given config the reports are the same
     at every number of workers: in float32 up to the order of additions.
 
     `stop` is asked about once a second on every worker. When it says yes on one, all of them finish the step and yield
-    a last report with a checkpoint.
+    a last report with a checkpoint. Without `data` they are prepared from what this machine sees.
 
     Raises:
         InputError: config, data, device or checkpoint do not fit; before the first step.
@@ -69,7 +70,7 @@ def train(
     """
     worker = this_worker(config)
     accumulated = num_micro_batches(config, worker.world_size)
-    data = prepare(recipe)
+    data = data or prepare(recipe)
     num_steps = count_steps(config, len(data.train))
 
     torch.manual_seed(config.seed)

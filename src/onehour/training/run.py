@@ -89,6 +89,11 @@ class Run:
         """What the recipe noted about its data when it prepared them."""
         return json.loads((self.folder / "data" / "data.json").read_text())["facts"]  # type: ignore[no-any-return]
 
+    def data(self, storage: str | None) -> dict[str, str]:
+        """Which data the run trains on, and where all workers find them: in the storage, or else among the runs."""
+        index = json.loads((self.folder / "data" / "data.json").read_text())
+        return {"name": index["name"], "digest": index["digest"], "storage": storage or str(self.folder.parent)}
+
     def describe(self, recipe: Recipe, config: TrainConfig, scale: ScaleConfig, data: Data) -> None:
         """Write config.json and data/."""
         content = {

@@ -1,7 +1,8 @@
 """A copy of a run on another disk, on S3 or on GCS, made while the run is trained.
 
 The copy has the same files as the run's folder. A checkpoint there is complete when its SHA256SUMS, which is copied
-last, is there. Whatever pyarrow opens can be a storage; credentials come from the environment.
+last, is there. Whatever pyarrow opens can be a storage; credentials come from the environment, and so does the address of
+an S3 that is not Amazon's (AWS_ENDPOINT_URL).
 """
 
 import json
@@ -29,7 +30,9 @@ def open_storage(uri: str) -> FileSystem:
         InputError: it cannot be opened or written.
     """
     try:
-        storage, name = connect(uri), f".onehour-{uuid.uuid4().hex[:8]}"  # several machines may try at once
+        storage = find_storage(uri)
+        storage.base_fs.create_dir(storage.base_path)
+        name = f".onehour-{uuid.uuid4().hex[:8]}"  # several machines may try at once
         with storage.open_output_stream(name) as file:
             file.write(b"onehour")
         storage.delete_file(name)
@@ -38,10 +41,9 @@ def open_storage(uri: str) -> FileSystem:
     return storage
 
 
-def connect(uri: str) -> FileSystem:
-    """The storage at a path or URI; its errors are pyarrow's."""
+def find_storage(uri: str) -> SubTreeFileSystem:
+    """The storage at a path or URI, to read. Raises what pyarrow raises."""
     files, path = FileSystem.from_uri(uri if "://" in uri else str(Path(uri).absolute()))
-    files.create_dir(path)
     return SubTreeFileSystem(path, files)
 
 
@@ -207,7 +209,7 @@ def settle(run: Run, uri: str, start: Path | None) -> None:
         InputError: the storage cannot be read, the folder not be written, or the checkpoint is damaged in the storage.
     """
     try:
-        storage = connect(uri)
+        storage = find_storage(uri)
         run.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(run.folder.parent / f".{run.name}.lock"):  # the workers of a node all come here
             for old in run.checkpoints():
