@@ -14,7 +14,7 @@ import pytest
 from onehour.cli import main
 from onehour.cluster import address
 from onehour.cluster.launch import train_on_ray
-from onehour.cluster.preflight import room_on
+from onehour.cluster.preflight import room_on, wait_for_room
 from onehour.config import ScaleConfig
 from onehour.data.prepare import prepare
 from onehour.errors import InputError
@@ -57,6 +57,29 @@ def test_gpus_that_are_not_there_are_refused(tmp_path, local_ray):
     run = create_run(tmp_path, None, "toy")
     with pytest.raises(InputError, match=r"CPU core and a GPU each do not fit .* 0 GPUs in all"):
         next(train_on_ray(Toy(), Toy().defaults(), ScaleConfig(workers=1, cpus_per_worker=1, gpu=True), run))
+
+
+def test_the_autoscaler_is_asked_for_room_beside_what_is_in_use(local_ray, monkeypatch):
+    """And no longer than it is waited for. tests/hosts/test_pods.py sees the nodes come."""
+    import ray
+
+    asked = []
+
+    def request_resources(bundles):
+        asked.append(bundles)
+
+    monkeypatch.setattr("onehour.cluster.preflight.request_resources", request_resources)
+    busy = ray.remote(num_cpus=3)(type("Busy", (), {"ping": lambda self: None})).remote()
+    ray.get(busy.ping.remote())
+    waiting = wait_for_room(ScaleConfig(workers="2:9", cpus_per_worker=16), [2, 4, 9], patience=0.5)
+    assert next(waiting)["warning"].startswith(
+        "Waiting for up to 0.5 s: 2 workers with 16 CPU cores each do not fit on 1 node"
+    )
+    with pytest.raises(InputError, match=r"Nothing came in 0\.5 s"):
+        next(waiting)
+    ray.kill(busy)
+    assert asked[0] == [{"CPU": 16}] * 9 + [{"CPU": 3.0}]
+    assert asked[-1] == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray import PlacementGroupID
 from ray._private import state
+from ray.autoscaler.sdk import request_resources
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
 from ray.util import remove_placement_group
 from ray.util.placement_group import PlacementGroup
@@ -47,28 +48,55 @@ def nodes() -> list[Node]:
 def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> Generator[dict[str, Any], None, int]:
     """Wait until there is room for the least of `sizes` workers; returns the largest of them that there is room for.
 
-    Yields warnings that tell what is waited for. The wait is at most `patience` seconds.
+    Yields warnings that tell what is waited for. The wait is at most `patience` seconds, and for its time the cluster's
+    autoscaler, where there is one, is asked for nodes on which the largest of `sizes` has room.
 
     Raises:
         InputError: there is no room for the least of `sizes`.
     """
     began, told = time.monotonic(), False
-    while True:
-        give_back_places_of_the_dead()
-        there = [node for node in nodes() if not node.leaving]
-        waited = time.monotonic() - began
-        room = largest_size(scale, sizes, there, [node.free for node in there])
-        hoped = largest_size(scale, sizes, there, [node.total for node in there])
-        if room and (room == hoped or waited > SETTLE_SECONDS):
-            return room
-        if not hoped or waited > SETTLE_SECONDS:
-            lack = what_is_missing(scale, min(sizes), there, free=bool(hoped))
-            if waited >= patience:
-                raise InputError(lack if not patience else f"{lack} Nothing came in {patience:g} s.")
-            if not told:
-                told = True
-                yield {"warning": f"Waiting for up to {patience:g} s: {lack}"}
-        time.sleep(LOOK_SECONDS)
+    try:
+        while True:
+            waited = time.monotonic() - began
+            room, lack = look_for_room(scale, sizes, waited)
+            if room:
+                return room
+            if lack:
+                if waited >= patience:
+                    raise InputError(lack if not patience else f"{lack} Nothing came in {patience:g} s.")
+                ask_for_nodes(scale, max(sizes))
+                if not told:
+                    told = True
+                    yield {"warning": f"Waiting for up to {patience:g} s: {lack}"}
+            time.sleep(LOOK_SECONDS)
+    finally:
+        if told:  # a wish that nobody takes back keeps nodes for ever
+            request_resources(bundles=[])
+
+
+def look_for_room(scale: ScaleConfig, sizes: Sequence[int], waited: float) -> tuple[int, str | None]:
+    """The largest of `sizes` that there is room for, or 0; and what is missing, when that is sure after `waited` seconds."""
+    give_back_places_of_the_dead()
+    there = [node for node in nodes() if not node.leaving]
+    room = largest_size(scale, sizes, there, [node.free for node in there])
+    hoped = largest_size(scale, sizes, there, [node.total for node in there])
+    if room and (room == hoped or waited > SETTLE_SECONDS):
+        return room, None
+    if hoped and waited <= SETTLE_SECONDS:
+        return 0, None
+    return 0, what_is_missing(scale, min(sizes), there, free=bool(hoped))
+
+
+def ask_for_nodes(scale: ScaleConfig, workers: int) -> None:
+    """Tell the autoscaler what the cluster should have room for: `workers`, and beside them what is in use now.
+
+    A cluster that begins with no node but its head has no room, and nobody else would ask. Said again at each look, as
+    there is one wish for the whole cluster, and another program that waits overwrites it.
+    """
+    there = [node for node in nodes() if not node.leaving]
+    each = {"CPU": cpus_of_each(scale, workers, there)} | ({"GPU": 1.0} if scale.gpu else {})
+    taken = ({kind: node.total[kind] - node.free.get(kind, 0) for kind in each if kind in node.total} for node in there)
+    request_resources(bundles=[*([each] * workers), *(used for used in taken if any(used.values()))])
 
 
 def give_back_places_of_the_dead() -> None:
