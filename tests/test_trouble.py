@@ -239,7 +239,7 @@ def a_node_out_of_memory(training):
     if not available or available < 10e9:
         pytest.skip("takes 10 GB of memory, and a system that tells how much is available")
     limit = {"RAY_memory_usage_threshold": str(1 - (available - 4e9) / total), "RAY_memory_monitor_refresh_ms": "100"}
-    training.trouble("hoard")
+    threading.Thread(target=lambda: (training.reach(30), training.trouble("hoard"))).start()
     done = subprocess.run(
         [sys.executable, "-m", "onehour", *training.line("--cpus-per-worker=0.5")],
         env=os.environ | limit, capture_output=True, text=True, check=False,
