@@ -5,6 +5,7 @@ none twice, and end with the weights of a run that nothing happened to.
 """
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,23 +34,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from onehour.recipes.toy import Toy
 
-CALLS = []
-
 @dataclass(frozen=True)
 class Slow(Toy):
-    trouble: str = ""  # what happens to rank 1 in its loss
-    seen: str = ""  # the file that tells that it has happened, so that it does not happen again
+    trouble: str = ""  # a file that says what is to happen in the loss of rank 1
 
     def loss(self, model, batch):
         time.sleep(0.02)
-        CALLS.append(1)
-        again = self.seen and Path(self.seen).exists()
-        if self.trouble and os.environ.get("RANK") == "1" and len(CALLS) == 35 and not again:
-            if self.seen:
-                Path(self.seen).touch()
-            if self.trouble == "hang":
+        if os.environ.get("RANK") == "1" and os.path.exists(self.trouble):
+            trouble = Path(self.trouble).read_text()
+            if trouble != "raise always":
+                os.unlink(self.trouble)
+            if trouble == "hang":
                 time.sleep(1000)
-            if self.trouble == "hoard":
+            if trouble == "hoard":
                 hoard = []
                 while len(hoard) < 40:
                     hoard.append(bytearray(b"x") * 200_000_000)
@@ -75,13 +73,13 @@ def check_said(said, expected):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without CPUs, where the controller is, and two nodes of two CPUs."""
+    """A head without CPUs, where the controller is, and three nodes of two CPUs, the places of two workers and a spare."""
     import ray
     from ray.cluster_utils import Cluster
 
     stay_on_loopback()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
+    for _ in range(3):
         cluster.add_node(num_cpus=2)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     cluster.wait_for_nodes()
@@ -113,10 +111,10 @@ def test_a_mistake(command, says, code, folder_with_a_run, cluster, capsys, monk
 
 
 OPTIONS = (
-    "--num-steps=100", "--num-epochs=1", "--global-batch-size=4", "--checkpoint-every=20", "--log-every=1",
-    "--evaluate-every=None", "--audit", "--learning-rate=0.005",
+    "--num-epochs=1", "--global-batch-size=4", "--checkpoint-every=20", "--log-every=1", "--evaluate-every=None", "--audit",
+    "--learning-rate=0.005",
 )  # fmt: skip
-EVERY_PLACE = "--cpus-per-worker=2"
+NUM_STEPS = 420
 
 
 class Training:
@@ -130,27 +128,21 @@ class Training:
     def line(self, *options, what="slow.py"):
         what = str(self.folder / what) if what.endswith(".py") else what
         return [
-            "train",
-            what,
-            *OPTIONS,
-            "--workers=2",
-            "--cpus-per-worker=1",
-            f"--runs={self.run.folder.parent}",
-            *options,
-        ]
+            "train", what, *OPTIONS, f"--num-steps={NUM_STEPS}", "--workers=2", "--cpus-per-worker=2",
+            f"--runs={self.run.folder.parent}", f"--trouble={self.folder / 'trouble'}", *options,
+        ]  # fmt: skip
 
-    def end(self, *options, at=30, fault=None, what="slow.py"):
-        """Train; let the fault happen after the step `at`. Returns the exit code."""
-        thread = threading.Thread(target=lambda: (self.reach(at), fault()))
-        if fault:
-            thread.start()
+    def end(self, *options, what="slow.py", at=30, fault=None, faults=()):
+        """Train; let each fault happen after its step. Returns the exit code."""
+        faults = [*faults, *([(at, fault)] if fault else [])]
+        thread = threading.Thread(target=lambda: [(self.reach(step), happen()) for step, happen in faults])
+        thread.start()
         try:
             main(self.line(*options, what=what))
         except SystemExit as end:
             return end.code
         finally:
-            if fault:
-                thread.join()
+            thread.join()
         return 0
 
     @contextlib.contextmanager
@@ -171,6 +163,10 @@ class Training:
             assert time.monotonic() - began < PATIENCE
             time.sleep(0.05)
 
+    def trouble(self, kind):
+        """What the recipe does to rank 1 in its next loss: raise, raise always, hang or hoard memory."""
+        (self.folder / "trouble").write_text(kind)
+
     def kill(self, kind):
         """SIGKILL to one of Ray's processes of this kind; returns the node that it was on."""
         for node in self.cluster.list_all_nodes():
@@ -188,9 +184,53 @@ class Training:
         """SIGKILL to a node that has a worker."""
         self.cluster.remove_node(self.kill("ray::RayTrainWorker"), allow_graceful=False)
 
+    def kill_controller(self):
+        self.kill("ray::TrainController")
 
-def a_worker(training):
-    return training.end(fault=training.kill_worker)
+    def damage_and_kill(self):
+        file = self.run.checkpoints()[-1] / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+        self.kill_worker()
+
+    def ask_to_stop(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+# What one training goes through, one fault after the other; the step after which each happens.
+ON_THE_WAY = {
+    "a node dies, and another has room": (50, Training.kill_node),
+    "a worker is killed": (80, Training.kill_worker),
+    "the newest checkpoint is damaged when a worker dies": (110, Training.damage_and_kill),
+    "Ray's controller is killed": (140, Training.kill_controller),
+    "a worker raises an exception": (170, lambda training: training.trouble("raise")),
+    "a worker hangs for longer than `--hang-timeout`": (200, lambda training: training.trouble("hang")),
+    "SIGTERM, or the first Ctrl-C": (220, Training.ask_to_stop),
+}
+THE_COMMAND_LINE = "the command line or the machine dies; then `onehour train --resume RUN`"
+
+
+@pytest.fixture(scope="module")
+def eventful(cluster, tmp_path_factory):
+    """A training that all these faults happen to, and what was said after each; resumed twice, it comes to its end."""
+    training = Training(tmp_path_factory.mktemp("eventful"), cluster)
+    with training.elsewhere(at=30) as process:
+        process.kill()
+    said, places = io.StringIO(), {THE_COMMAND_LINE: 0}
+
+    def happen(what, fault):
+        places[what] = len(said.getvalue())
+        fault(training)
+
+    faults = [(step, partial(happen, what, fault)) for what, (step, fault) in ON_THE_WAY.items()]
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        stopped = training.end("--hang-timeout=8s", "--max-failures=9", what="--resume=slow-1", faults=faults)
+        at = training.run.newest_checkpoint()[0]
+        assert read_facts(at)["step"] == training.run.rows()[-1]["step"] < NUM_STEPS
+        ended = training.end(what="--resume=slow-1")
+    begins = [*places.values(), len(said.getvalue())]
+    parts = {what: said.getvalue()[begin:end] for what, begin, end in zip(places, begins[:-1], begins[1:], strict=True)}
+    codes = {what: stopped if what.startswith("SIGTERM") else ended for what in places}
+    return training, parts, codes
 
 
 def a_node_out_of_memory(training):
@@ -199,51 +239,33 @@ def a_node_out_of_memory(training):
     if not available or available < 10e9:
         pytest.skip("takes 10 GB of memory, and a system that tells how much is available")
     limit = {"RAY_memory_usage_threshold": str(1 - (available - 4e9) / total), "RAY_memory_monitor_refresh_ms": "100"}
-    line = training.line("--trouble=hoard", f"--seen={training.folder / 'seen'}", "--cpus-per-worker=0.5")
+    threading.Thread(target=lambda: (training.reach(30), training.trouble("hoard"))).start()
     done = subprocess.run(
-        [sys.executable, "-m", "onehour", *line], env=os.environ | limit, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "onehour", *training.line("--cpus-per-worker=0.5")],
+        env=os.environ | limit, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     print(done.stdout + done.stderr)
     return done.returncode
 
 
-def a_node_with_a_spare(training):
-    code = training.end(fault=training.kill_node)
-    training.cluster.add_node(num_cpus=2)
-    return code
-
-
 def a_node_without_a_spare(training):
-    code = training.end(EVERY_PLACE, "--wait=6s", fault=training.kill_node)
-    training.cluster.add_node(num_cpus=2)
+    """Of the nodes that are there, which may be two or three: all but one die."""
+    nodes = len(training.cluster.worker_nodes)
+
+    def kill():
+        for _ in range(nodes - 2):
+            training.cluster.remove_node(next(iter(training.cluster.worker_nodes)), allow_graceful=False)
+        training.kill_node()
+
+    code = training.end("--wait=6s", fault=kill)
+    for _ in range(nodes - 1):
+        training.cluster.add_node(num_cpus=2)
     training.cluster.wait_for_nodes()
     return code
 
 
-def the_controller(training):
-    """Where the workers need every place of the cluster: those that the dead controller held, too."""
-    return training.end(EVERY_PLACE, fault=lambda: training.kill("ray::TrainController"))
-
-
-def an_exception_once(training):
-    return training.end("--trouble=raise", f"--seen={training.folder / 'seen'}")
-
-
 def an_exception_twice(training):
-    return training.end("--trouble=raise")
-
-
-def a_hang(training):
-    return training.end("--trouble=hang", f"--seen={training.folder / 'seen'}", "--hang-timeout=8s")
-
-
-def a_damaged_checkpoint(training):
-    def fault():
-        file = training.run.checkpoint_at(40) / "model.safetensors"
-        file.write_bytes(file.read_bytes()[:-1])
-        training.kill_worker()
-
-    return training.end(at=50, fault=fault)
+    return training.end(fault=lambda: training.trouble("raise always"))
 
 
 def the_disk(training):
@@ -280,20 +302,9 @@ def a_loss_that_is_not_finite(training):
     return training.end("--learning-rate=1e30")
 
 
-def the_command_line(training):
-    with training.elsewhere(at=30) as process:
-        process.kill()
-    return training.end(what="--resume=slow-1")
-
-
-def a_wish_to_stop(training):
-    code = training.end(fault=lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert read_facts(training.run.newest_checkpoint()[0])["step"] == training.run.rows()[-1]["step"] < 100
-    return code
-
-
 def two_wishes_to_stop(training):
-    with training.elsewhere("--trouble=hang", at=30) as process:
+    with training.elsewhere(at=30) as process:
+        training.trouble("hang")
         time.sleep(1)  # the workers hang now: the step that the first wish lets them finish never is
         process.send_signal(signal.SIGINT)
         time.sleep(1.1)  # sooner, it would be torchrun's echo of the first
@@ -303,20 +314,12 @@ def two_wishes_to_stop(training):
 
 
 FAULTS = {
-    "a worker is killed": a_worker,
     "Ray ends a worker because its node runs out of memory": a_node_out_of_memory,
-    "a node dies, and another has room": a_node_with_a_spare,
     "a node dies, and none has room": a_node_without_a_spare,
-    "Ray's controller is killed": the_controller,
-    "a worker raises an exception": an_exception_once,
     "a worker raises the same exception again": an_exception_twice,
-    "a worker hangs for longer than `--hang-timeout`": a_hang,
-    "the newest checkpoint is damaged when a worker dies": a_damaged_checkpoint,
     "the disk is full": the_disk,
     "the storage can no longer be reached": the_storage,
     "the loss is no longer finite": a_loss_that_is_not_finite,
-    "the command line or the machine dies; then `onehour train --resume RUN`": the_command_line,
-    "SIGTERM, or the first Ctrl-C": a_wish_to_stop,
     "a second Ctrl-C": two_wishes_to_stop,
 }
 
@@ -328,32 +331,36 @@ def undisturbed(tmp_path_factory):
     (folder / "slow.py").write_text(SLOW)
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "onehour", "train",
-         str(folder / "slow.py"), "--workers=0", f"--runs={folder}", *OPTIONS],
+         str(folder / "slow.py"), "--workers=0", f"--runs={folder}", f"--num-steps={NUM_STEPS}", *OPTIONS],
         check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     return Run(folder / "slow-1")
 
 
 @pytest.mark.parametrize(("what", "says", "code"), table("what happens"))
-def test_a_fault(what, says, code, cluster, tmp_path, undisturbed, capsys):
-    training = Training(tmp_path, cluster)
-    capsys.readouterr()
-    ended = FAULTS[what](training)
-    said = "".join(capsys.readouterr())  # what is told on the way, then why it ended
+def test_a_fault(what, says, code, cluster, tmp_path, request, undisturbed, capsys):
+    if what in FAULTS:
+        training = Training(tmp_path, cluster)
+        capsys.readouterr()
+        ended = FAULTS[what](training)
+        said = "".join(capsys.readouterr())  # what is told on the way, then why it ended
+    else:
+        training, parts, codes = request.getfixturevalue("eventful")
+        said, ended = parts[what], codes[what]
     assert str(ended) == code, said
     check_said(said, says)
     assert said.count("Traceback") <= 1
     if ended == 0:
-        check_nothing_lost(training.run, undisturbed)
+        check_nothing_lost(training.run, undisturbed, num_attempts=len(ON_THE_WAY) + 2 if what not in FAULTS else 2)
 
 
-def check_nothing_lost(run, undisturbed):
+def check_nothing_lost(run, undisturbed, num_attempts):
     """Every sample once, and the weights of the run that nothing happened to: bit for bit at its number of workers."""
-    facts = read_facts(run.checkpoint_at(100))
-    account = examine(read_record(run.audit_file), facts["attempt"], 100)
-    assert (account.lost, account.twice, account.wrong, account.num_attempts) == (0, 0, [], 2)
+    facts = read_facts(run.checkpoint_at(NUM_STEPS))
+    account = examine(read_record(run.audit_file), facts["attempt"], NUM_STEPS)
+    assert (account.lost, account.twice, account.wrong, account.num_attempts) == (0, 0, [], num_attempts)
     losses = [[row["loss"] for row in each.rows()] for each in (run, undisturbed)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    if next(iter(read_record(run.audit_file).values())).facts["num_workers"] == 2:
-        for name in ("model.safetensors", "optimizer.safetensors"):
-            assert (run.checkpoint_at(100) / name).read_bytes() == (undisturbed.checkpoint_at(100) / name).read_bytes()
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        ours, theirs = (each.checkpoint_at(NUM_STEPS) / name for each in (run, undisturbed))
+        assert ours.read_bytes() == theirs.read_bytes()
