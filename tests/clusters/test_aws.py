@@ -1,11 +1,14 @@
 """clusters/aws is what `ray up` starts from: Ray's own steps, before a copy of AWS in this process."""
 
 import copy
+import re
 from pathlib import Path
 
 import boto3
+import botocore.session
 import pytest
 import yaml
+from botocore import xform_name
 from botocore.exceptions import ClientError, ParamValidationError
 from cfnlint.api import ManualArgs, lint_file
 from jsonschema import ValidationError
@@ -95,7 +98,7 @@ def test_without_access_nothing_is_made(refused):
 
 def test_machines_are_what_the_file_says(config):
     kinds = config["available_node_types"]
-    head, gpu, cpu = machines = [start(config, kind)[2] for kind in ("head", "gpu", "cpu")]
+    machines = [start(config, kind)[2] for kind in ("head", "gpu", "cpu")]
     assert [machine["InstanceType"] for machine in machines] == ["m6i.xlarge", "g6.xlarge", "c7i.2xlarge"]
     assert [machine.get("InstanceLifecycle") for machine in machines] == [None, "spot", "spot"]
     assert kinds["head"]["resources"] == {"CPU": 0}
@@ -128,7 +131,8 @@ def test_a_worker_may_use_one_bucket_and_nothing_else(config):
 
 def test_the_head_may_do_what_ray_does_and_little_else(config):
     statements = rights(start(config, "head")[2])
-    done = {"ssm:GetParameters", "iam:PassRole"}  # which EC2 does for who starts a machine from a named image, with a role
+    # What EC2 does in the name of who starts a machine with a role, from an image that has a name.
+    done = {"iam:PassRole", "ssm:GetParameters"}
     provider, number, _ = start(config, "cpu")
     for client in (provider.ec2.meta.client, provider.ec2_fail_fast.meta.client):
         client.meta.events.register("before-call.ec2", lambda model, **_: done.add(f"ec2:{model.name}"))
@@ -147,6 +151,18 @@ def test_access_is_what_cloudformation_knows(tmp_path):
     assert lint_file(ACCESS, ManualArgs(regions=[REGION])) == []
     (tmp_path / "wrong.yaml").write_text(ACCESS.read_text().replace("CidrIp", "CidrIpp"))
     assert "CidrIpp" in str(lint_file(tmp_path / "wrong.yaml", ManualArgs(regions=[REGION])))
+
+
+def test_the_readme_calls_aws_as_it_is():
+    lines = re.findall(
+        r"^ +aws (ec2|iam|ssm|service-quotas) (\S+) (.*)", (FOLDER / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(lines) == 5
+    for service, command, rest in lines:
+        model = botocore.session.get_session().get_service_model(service)
+        [operation] = [name for name in model.operation_names if xform_name(name, "-") == command]
+        known = {xform_name(name, "-") for name in model.operation_model(operation).input_shape.members}
+        assert known | {"query", "output"} >= set(re.findall(r"--(\S+)", rest))
 
 
 @pytest.mark.parametrize("wrong", [{"InstanceTyp": "m6i.xlarge"}, {"MetadataOptions": {"HttpToken": "required"}}])
