@@ -39,7 +39,7 @@ def ray_cluster(address: str | None, needed: str = "onehour.cluster.attempt") ->
         ray.shutdown()
 
 
-def connect(address: str | None, needed: str) -> None:
+def connect(address: str | None, needed: str = "onehour.cluster.attempt") -> None:
     """ray.init, without its words, while another thread imports what comes next: that spares more than a second."""
     threading.Thread(target=importlib.import_module, args=(needed,)).start()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
