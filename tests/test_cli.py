@@ -128,7 +128,9 @@ def test_help(run):
 
 def test_a_command_that_is_not_there(run):
     check_says(run("trian toy"), 2, "'trian'", "did you mean train?")
-    check_says(run("quux"), 2, "'quux'", "there are train, generate, predict, show, audit, doctor, learn, cluster, submit")
+    check_says(
+        run("quux"), 2, "'quux'", "there are train, generate, predict, show, audit, doctor, learn, cluster, submit"
+    )
 
 
 def test_a_recipe_that_is_not_there_names_near_ones(run, tmp_path, monkeypatch):
