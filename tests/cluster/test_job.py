@@ -102,7 +102,7 @@ def test_what_it_has(cluster):
 def test_it_is_started_once(cluster):
     again = run(LINES["Start"])
     assert again.returncode == 2
-    assert "A cluster of 2 nodes runs on this machine already" in again.stderr
+    assert "A cluster of 2 nodes of 2 CPUs runs on this machine already" in again.stderr
 
 
 def test_a_job_has_the_loss_of_a_notebook_cell(cluster, tmp_path, of_a_notebook_cell):

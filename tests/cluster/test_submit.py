@@ -49,6 +49,7 @@ def no_cluster(monkeypatch, tmp_path):
         ("jobs stop", "There is no: onehour jobs stop; there are onehour jobs, and status, logs, stop ID."),
         ("cluster status", "No cluster of onehour runs on this machine; start one by: onehour cluster start"),
         ("cluster scale 3", "No cluster of onehour runs on this machine"),
+        ("cluster scale 0", "There is no: onehour cluster scale 0; there are start"),
         ("cluster scale many", "There is no: onehour cluster scale many; there are start, status, scale NODES and stop."),
         ("cluster start --nodes 0", "nodes is 0; it must be at least 1."),
         ("cluster start --nodes 1000000", "1000000 nodes would take 250 TB of memory before they have any work, and "),
@@ -98,7 +99,7 @@ def test_what_answers_and_is_no_job_server(server, capsys):
 def test_a_port_that_is_taken(server, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["cluster", "start", "--port", str(server)])
-    assert f"Something listens at port {server} already; choose another by --port" in capsys.readouterr().err
+    assert f"Something listens at port {server} already; choose another --port" in capsys.readouterr().err
 
 
 def test_without_rays_dashboard_the_extra_is_named():
@@ -121,6 +122,14 @@ def test_a_cluster_is_there_as_long_as_its_keeper_lives(tmp_path):
         assert local_cluster() == cluster
         assert check_train(["train", "toy"], cluster.jobs) == ["train", "toy", "--runs", str(Path("runs").absolute())]
     assert local_cluster() is None
+
+
+def test_a_state_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["cluster", "start"])
+    assert "set XDG_STATE_HOME" in capsys.readouterr().err
 
 
 # What travels

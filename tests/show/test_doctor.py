@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from onehour.cluster.local import LocalCluster, keeper_lock, state_file
 from onehour.cluster.ports import answers
 from onehour.errors import InputError
 from onehour.show import doctor
@@ -74,6 +75,15 @@ def test_a_cluster_that_has_ended_and_one_that_runs(healthy, port):
     assert healthy()["cluster"].trouble
     doctor.RAY_NOTE.write_text(f"127.0.0.1:{port}\n")
     assert not healthy()["cluster"].trouble
+
+
+def test_a_cluster_of_this_machine(healthy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    state_file().parent.mkdir()
+    LocalCluster("127.0.0.1:1", "http://127.0.0.1:2", tmp_path, 1, 4).write(state_file())
+    with keeper_lock():
+        assert healthy()["cluster"].text.startswith("1 node of 4 CPUs by onehour cluster start, at 127.0.0.1:1: ")
+    assert "cluster" not in healthy()
 
 
 def test_an_address_that_does_not_answer(healthy, monkeypatch, port):

@@ -67,6 +67,7 @@ def stay_on_loopback() -> None:
 
 def join(cluster: LocalCluster) -> None:
     """Let this process speak to a cluster of `onehour cluster`, by its token and on loopback."""
+    os.environ.pop("RAY_AUTH_TOKEN", None)  # of another cluster, and Ray would believe it first
     os.environ.update(cluster.environment())
     stay_on_loopback()
     Config.initialize("")  # Ray has read the environment when it was imported

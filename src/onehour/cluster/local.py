@@ -27,6 +27,7 @@ from onehour.errors import InputError, TrainingError
 SHORT = "/tmp"  # sockets will lie below, and their paths must be short, which those of macOS's own choice are not
 STOP_SECONDS = 60
 LOOK_SECONDS = 0.1
+OF_OTHER_CLUSTERS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")  # variables that Ray would believe before ours
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class LocalCluster:
     cpus_per_node: int
     keeper: int = 0
     """The number of the keeper's process."""
+
+    def size(self) -> str:
+        """How large it is, in words."""
+        nodes, cpus = self.nodes, self.cpus_per_node
+        return f"{nodes} node{'s' * (nodes != 1)} of {cpus} CPU{'s' * (cpus != 1)}"
 
     def plan_file(self) -> Path:
         """Where the keeper reads what it is to hold."""
@@ -74,7 +80,7 @@ class LocalCluster:
 
 def state_file() -> Path:
     """Where the keeper of this machine writes what it holds. Several machines may share a home."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(home) / "onehour" / f"cluster-{socket.gethostname()}.json"
 
 
@@ -84,10 +90,10 @@ def keeper_lock() -> FileLock:
 
 
 def read(file: Path) -> LocalCluster | None:
-    """What `write` has written there, or None."""
+    """What `write` has written there; None if there is nothing that can be read."""
     try:
         state = json.loads(file.read_text())
-    except FileNotFoundError:
+    except OSError:
         return None
     return LocalCluster(**state | {"folder": Path(state["folder"])})
 
@@ -116,17 +122,7 @@ def start(nodes: int, cpus_per_node: int, port: int | None, dashboard_port: int 
     Raises:
         InputError: there is one already, a port is taken, or Ray does not start.
     """
-    if there := local_cluster():
-        raise InputError(
-            f"A cluster of {there.nodes} nodes runs on this machine already ({there.jobs}); "
-            "see it by: onehour cluster status, or end it by: onehour cluster stop"
-        )
-    check_extra()
-    for option, asked in (("--port", port), ("--dashboard-port", dashboard_port)):
-        if asked and answers(f"127.0.0.1:{asked}"):
-            raise InputError(
-                f"Something listens at port {asked} already; choose another by {option}, or leave it away."
-            )
+    check_start({"--port": port, "--dashboard-port": dashboard_port})
     free = free_ports(2)
     folder = Path(tempfile.mkdtemp(prefix="onehour-", dir=SHORT))
     cluster = LocalCluster(
@@ -148,7 +144,27 @@ def start(nodes: int, cpus_per_node: int, port: int | None, dashboard_port: int 
         raise
 
 
-def scale(cluster: LocalCluster, nodes: int) -> None:
+def check_start(ports: dict[str, int | None]) -> None:
+    """Raise InputError if a cluster cannot be started here; `ports` are those that were asked for, by their options."""
+    if there := local_cluster():
+        raise InputError(
+            f"A cluster of {there.size()} runs on this machine already ({there.jobs}); "
+            "see it by: onehour cluster status, or end it by: onehour cluster stop"
+        )
+    check_extra()
+    for option, port in ports.items():
+        if port and answers(f"127.0.0.1:{port}"):
+            raise InputError(f"Something listens at port {port} already; choose another {option}, or leave it away.")
+    folder = state_file().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}, for notes on what runs, cannot be made ({error.strerror}); set XDG_STATE_HOME."
+        ) from error
+
+
+def scale(cluster: LocalCluster, nodes: int) -> LocalCluster:
     """Let it have so many nodes. The last ones go, with a notice and up to 30 s in which trainings can leave them.
 
     Raises:
@@ -156,7 +172,7 @@ def scale(cluster: LocalCluster, nodes: int) -> None:
     """
     wanted = replace(cluster, nodes=nodes)
     wanted.write(cluster.plan_file())
-    wait_for(wanted, lambda: local_cluster() is not None)
+    return wait_for(wanted, lambda: local_cluster() is not None)
 
 
 def wait_for(wanted: LocalCluster, alive: Callable[[], bool]) -> LocalCluster:
@@ -176,11 +192,10 @@ def wait_for(wanted: LocalCluster, alive: Callable[[], bool]) -> LocalCluster:
 
 def start_keeper(cluster: LocalCluster) -> subprocess.Popen[bytes]:
     """The process that starts the nodes of `cluster` and holds them, in a session of its own."""
-    state_file().parent.mkdir(parents=True, exist_ok=True)
     cluster.write(cluster.plan_file())
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where a job finds python, and with it onehour
-    env = os.environ | cluster.environment() | {"PATH": path}
-    env.pop("RAY_ADDRESS", None)  # jobs would take it for their own cluster's
+    env = {name: value for name, value in os.environ.items() if name not in OF_OTHER_CLUSTERS}
+    env |= cluster.environment()
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # where a job finds python, and with it onehour
     command = [sys.executable, "-m", "onehour.cluster.keeper", str(cluster.plan_file())]
     with (cluster.folder / "keeper.log").open("wb") as log:
         return subprocess.Popen(

@@ -1,7 +1,6 @@
 """onehour cluster: several Ray nodes on this machine, for demos and tests of what crosses nodes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from onehour.cli import parse, this_command
 from onehour.cluster import local
@@ -29,8 +28,8 @@ def cluster(arguments: Sequence[str]) -> None:
             start(parse(ClusterConfig, options, "cluster start"))
         case ["status"]:
             status(running())
-        case ["scale", nodes] if nodes.isdigit():
-            scale(running(), replace(ClusterConfig(), nodes=int(nodes)).nodes)
+        case ["scale", nodes] if nodes.isdigit() and int(nodes) >= 1:
+            scale(running(), int(nodes))
         case ["stop"]:
             stop(running())
         case [] | ["-h" | "--help"]:
@@ -51,10 +50,10 @@ def running() -> LocalCluster:
 def start(options: ClusterConfig) -> None:
     """Start it, and say how to go on."""
     check_memory(options.nodes, 0)
-    print(f"Starting {options.nodes} nodes of {options.cpus_per_node} CPUs; Ctrl-C ends them again ...", flush=True)
+    print("Starting, which takes some seconds for each node; Ctrl-C ends it again ...", flush=True)
     there = local.start(options.nodes, options.cpus_per_node, options.port, options.dashboard_port)
     onehour = this_command()
-    print(f"cluster    {there.nodes} nodes of {there.cpus_per_node} CPUs, on 127.0.0.1 alone")
+    print(f"cluster    {there.size()}, on 127.0.0.1 alone")
     print(f"submit     {onehour} submit -- train gpt --workers 2")
     print(f"train      {onehour} train gpt --workers 2 --address {there.address}")
     print(f"watch      {onehour} cluster status, or {there.jobs} in a browser, with the token in {there.token_file()}")
@@ -93,12 +92,11 @@ def status(there: LocalCluster) -> None:
 def scale(there: LocalCluster, nodes: int) -> None:
     """Let it have more nodes, or fewer."""
     check_memory(nodes, there.nodes)
-    print(f"From {there.nodes} to {nodes} nodes ...", flush=True)
-    local.scale(there, nodes)
-    print(f"The cluster has {nodes} nodes of {there.cpus_per_node} CPUs.")
+    print(f"A cluster of {there.size()} ...", flush=True)
+    print(f"... and now of {local.scale(there, nodes).size()}.")
 
 
 def stop(there: LocalCluster) -> None:
     """End it."""
     local.stop(there)
-    print(f"The cluster of {there.nodes} nodes has ended, and so have its jobs.")
+    print(f"The cluster of {there.size()} has ended, and so have its jobs.")

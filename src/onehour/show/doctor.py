@@ -12,6 +12,7 @@ from shutil import disk_usage
 
 from onehour import __version__
 from onehour.cluster.address import RAY_NOTE
+from onehour.cluster.local import local_cluster
 from onehour.cluster.ports import answers
 from onehour.data.prepare import cache_folder
 from onehour.data.text import standard_library
@@ -24,6 +25,7 @@ PACKAGES = ("torch", "ray", "numpy", "pyarrow", "safetensors", "tyro", "matplotl
 EXTRAS = {
     "sklearn": ("digits", "onehour train digits has no images", "scikit-learn"),
     "tokenizers": ("bpe", "onehour train gpt --vocab-size has nothing to learn byte pairs with", "tokenizers"),
+    "aiohttp": ("cluster", "onehour cluster, submit and jobs do not work", "ray[default]"),
 }
 
 
@@ -170,7 +172,11 @@ def ray_clusters() -> Iterator[Finding]:
         else:
             reason = f"{address} does not answer, and onehour train --workers 1 and more would join it"
             yield Finding("RAY_ADDRESS", f"{reason}; start that cluster, or unset RAY_ADDRESS.", True)
-    if RAY_NOTE.is_file():
+    if cluster := local_cluster():
+        yield Finding(
+            "cluster", f"{cluster.size()} by onehour cluster start, at {cluster.address}: --address auto joins it"
+        )
+    elif RAY_NOTE.is_file():
         address = RAY_NOTE.read_text().strip()
         if answers(address):
             yield Finding("cluster", f"a Ray cluster runs here at {address}: --address auto joins it")
