@@ -100,8 +100,8 @@ class Lab:
     def command(self, host: str, *command: str, **env: str) -> list[str]:
         """What to run here so that the command runs there, as a user who has just logged in would."""
         enter = ["nsenter", "-m", "-p", "-n", "-u", "-i"]
-        variables = [f"{name}={value}" for name, value in {"HOME": "/root", "PATH": PATH, "TERM": "dumb", **env}.items()]
-        there = ["-r", "-w", "-t", self.inits[host], "env", "-i", *variables, *command]
+        env = {"HOME": "/root", "PATH": PATH, "TERM": "dumb", **env}
+        there = ["-r", "-w", "-t", self.inits[host], "env", "-i", *(f"{k}={v}" for k, v in env.items()), *command]
         return [*enter, "-t", str(self.inside), *enter, *there]
 
     def run(self, host: str, line: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
@@ -140,8 +140,8 @@ class Lab:
 
     def processes(self, host: str, pattern: str) -> list[str]:
         """The command lines there that match a regular expression."""
-        found = self.run(host, f"pgrep --full --list-full {shlex.quote(pattern)} | grep -v 'timeout --kill-after\\|pgrep'")
-        return found.stdout.splitlines()
+        search = self.command(host, "pgrep", "--full", "--list-full", pattern)
+        return subprocess.run(search, capture_output=True, text=True, check=False).stdout.splitlines()
 
     def end(self) -> None:
         """Everything away."""
