@@ -1,6 +1,7 @@
 # make train      sets up .venv, then trains a small GPT on this machine with Ray
 # make learn      sets up .venv, then opens the course in JupyterLab, in a copy that may be changed
-# make test       sets up .venv, then runs every check
+# make test       sets up .venv, then runs every check but those of make test-clusters
+# make test-clusters  clusters/on-premises and clusters/slurm on hosts that it makes, as root on Linux: ten minutes
 # make notebooks  executes the course's notebooks and stores what they print
 # make bench      measures side by side
 # make lock       works the exact versions out anew
@@ -16,7 +17,7 @@ EXECUTE = $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level
 	--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False \
 	--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}"
 
-.PHONY: train learn test lint notebooks bench lock clean
+.PHONY: train learn test test-clusters lint notebooks bench lock clean
 
 train: .venv/run
 	$(BIN)/onehour train gpt
@@ -26,6 +27,9 @@ learn: .venv/run
 
 test: .venv/dev lint
 	$(BIN)/python -m pytest
+
+test-clusters: .venv/dev
+	$(BIN)/python -m pytest -m clusters tests/hosts
 
 lint: .venv/dev
 	$(BIN)/ruff check src tests bench
