@@ -129,7 +129,10 @@ def test_help(run):
 def test_a_command_that_is_not_there(run):
     check_says(run("trian toy"), 2, "'trian'", "did you mean train?")
     check_says(
-        run("quux"), 2, "'quux'", "there are train, prepare, generate, predict, show, audit, doctor, learn, cluster, submit"
+        run("quux"),
+        2,
+        "'quux'",
+        "there are train, prepare, generate, predict, show, audit, doctor, learn, cluster, submit",
     )
 
 

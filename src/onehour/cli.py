@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import tyro
 
+from onehour import __version__
 from onehour.errors import InputError, TrainingError
 from onehour.recipe import RECIPES, short_traceback
 
@@ -64,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         return
+    if arguments[0] == "--version":
+        print(f"onehour {__version__}")
+        return
     try:
         find_command(arguments[0])(arguments[1:])
     except (InputError, TrainingError) as error:
@@ -105,7 +109,10 @@ def fail(message: str, code: int, at_once: bool = False) -> None:
 
 def parse(options: Callable[..., Options], arguments: Sequence[str], command: str) -> Options:
     """Arguments as a dataclass; on a mistake tyro explains it and exits with 2."""
-    return tyro.cli(options, args=arguments, prog=f"onehour {command}", config=(tyro.conf.OmitArgPrefixes,))
+    about = (find_command(command.split(maxsplit=1)[0]).__doc__ or "").partition(": ")[2].capitalize()
+    return tyro.cli(
+        options, args=arguments, prog=f"onehour {command}", description=about, config=(tyro.conf.OmitArgPrefixes,)
+    )
 
 
 def run_and_options(options: Callable[..., Options], arguments: Sequence[str], command: str) -> tuple[str, Options]:

@@ -82,6 +82,8 @@ def train(arguments: Sequence[str]) -> None:
                 )
             for row in drive(recipe, config, scale, run, data, plan.checkpoint_bytes):
                 progress.show(row)
+        if start and not row:
+            print("nothing    is left to train: that was the last step; for more, give --num-steps or --num-epochs")
     except KeyboardInterrupt:
         fail(f"Stopped; {go_on}", 130, at_once=True)
     if row.get("interrupted"):
@@ -105,6 +107,8 @@ def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleC
         if named and find_recipe(arguments[0]).name() != recipe.name():
             raise InputError(f"The run {run.name} trains the recipe {recipe.name()}, not {arguments[0]}.")
     elif named:
+        if (resume.runs / arguments[0] / "config.json").is_file():
+            raise InputError(f"{arguments[0]} is a run; go on with it by: onehour train --resume {arguments[0]}")
         recipe = find_recipe(arguments[0])()
         config = recipe.defaults()
     else:

@@ -25,7 +25,7 @@ def plan_text(plan: Plan, recipe: Recipe, config: TrainConfig, place: str, folde
         "batch": f"{config.global_batch_size:,} samples = {count(plan.workers, 'worker')} x {plan.micro_batch_size:,}"
         f" x {plan.accumulation} accumulated",
         "steps": f"{plan.num_steps:,}, which is {count(plan.num_epochs, 'epoch')}"
-        + (f"; {min(config.warmup_steps, plan.num_steps):,} of them warm up" if config.warmup_steps else ""),
+        + (f"; {warm_up(config.warmup_steps, plan.num_steps)}" if config.warmup_steps else ""),
         "memory": f"about {in_bytes(memory.total)} a worker, beside some 300 MB for Python and torch: weights "
         f"{in_bytes(memory.weights)}, gradients {in_bytes(memory.gradients)}, {config.optimizer} "
         f"{in_bytes(memory.optimizer)}, activations {in_bytes(memory.activations)}",
@@ -33,6 +33,13 @@ def plan_text(plan: Plan, recipe: Recipe, config: TrainConfig, place: str, folde
         "run": str(folder),
     }
     return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
+
+
+def warm_up(warmup_steps: int, num_steps: int) -> str:
+    """How many of the steps warm up, in words; all of them are too many."""
+    if warmup_steps < num_steps:
+        return f"{warmup_steps:,} of them warm up"
+    return f"all of them warm up, and learn little: try --warmup-steps {max(1, num_steps // 10):,}"
 
 
 def count(number: float, noun: str) -> str:
