@@ -124,13 +124,6 @@ class Pod:
             cwd="/",
         )
 
-    def end(self) -> float:
-        """SIGTERM to its first process; returns the seconds until the pod has gone."""
-        began = time.monotonic()
-        os.kill(self.first(), signal.SIGTERM)
-        self.process.wait(timeout=120)
-        return time.monotonic() - began
-
     def remove(self) -> None:
         """Kill what is left, and take the network away. With its first process a pod ends whole."""
         if self.process.poll() is None:
@@ -211,14 +204,6 @@ class Kubernetes:
     def workers(self) -> list[Pod]:
         """The workers' pods."""
         return [pod for name, pod in self.pods.items() if name.startswith("worker")]
-
-    def take(self, pod: Pod) -> float:
-        """End a pod as Kubernetes does, after its hook; returns the seconds that SIGTERM took."""
-        seconds = pod.end()
-        del self.pods[pod.name]
-        pod.remove()
-        self.keep_to_the_spec()
-        return seconds
 
     def keep_to_the_spec(self) -> None:
         """Start the workers that are missing."""
