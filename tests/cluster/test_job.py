@@ -37,8 +37,9 @@ class Mine(Toy):
 """
 
 FOLLOW = """
-import signal
+import signal, sys
 from onehour.cli import main
+sys.argv[0] = "__main__.py"  # as python -m onehour does
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, whatever has started these tests
 main()
 """
@@ -87,7 +88,7 @@ def test_it_listens_on_loopback_alone_and_its_token_is_for_its_owner(cluster):
         for c in process.net_connections()
         if c.status == psutil.CONN_LISTEN
     ]
-    assert len(listening) > 10
+    assert len(listening) > 5
     assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1"}
     assert (cluster.folder / "token").stat().st_mode & 0o777 == 0o600
     assert cluster.folder.stat().st_mode & 0o777 == 0o700
@@ -187,7 +188,7 @@ def test_nodes_come_and_one_dies(cluster):
 
 def test_it_ends_whole(cluster):
     family = cluster_processes(str(cluster.folder))
-    assert len(family) > 10
+    assert len(family) > 5
     assert run(LINES["Stop"]).returncode == 0
     assert not any(process.is_running() for process in family)
     assert not cluster.folder.exists()
