@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 from itertools import chain
@@ -124,24 +123,27 @@ def command(corpus, folder, *options, code=SMALL):
     )  # fmt: skip
 
 
-KILLED = """
+STOPPED = """
 import os, signal
 from onehour.data.shards import Shards
-make, number_of = Shards.make, {}
+make = Shards.make
 def killed(self, name, piece):
     if name == "train-00003.arrow":
         with self.target.open_output_stream(name) as file:
             file.write(b"ARROW1 and then nothing")
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.{signal})
     return make(self, name, piece)
 Shards.make = killed
 """
 
 
-@pytest.mark.parametrize("place", ["cache", "storage"])
-def test_a_preparation_that_was_killed_goes_on_where_it_was(corpus, tmp_path, place):
+@pytest.mark.parametrize(("place", "name", "code"), [("cache", "SIGKILL", -9), ("storage", "SIGTERM", 130)])
+def test_a_preparation_that_was_stopped_goes_on_where_it_was(corpus, tmp_path, place, name, code):
     options = [] if place == "cache" else [f"--storage={tmp_path / 'storage'}"]
-    assert command(corpus, tmp_path, *options, code=KILLED + SMALL).returncode == -signal.SIGKILL
+    stopped = command(corpus, tmp_path, *options, code=STOPPED.format(signal=name) + SMALL)
+    assert stopped.returncode == code
+    if name == "SIGTERM":
+        assert stopped.stderr == "onehour: Stopped; the same command goes on with the files that are not there yet.\n"
     (first,) = tmp_path.glob(f"{place}/**/train-00000.arrow")
     written = first.stat().st_mtime_ns
     done = command(corpus, tmp_path, *options)
@@ -200,6 +202,16 @@ def test_the_command_says_what_there_is_and_how_to_train_on_it(corpus, tmp_path,
     assert f"samples    {len(data.train):,} of 16 tokens to train on, {len(data.held_out):,} held out\n" in told
     assert f"kept in    {cache_folder() / data_name(recipe)}\n" in told
     assert f" train gpt --context=16 --text={corpus}\n" in told
+
+
+def test_a_terminal_shows_how_far_it_is(corpus, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    main(["prepare", "gpt", f"--text={corpus}", f"--context={CONTEXT}"])
+    live, _, told = capsys.readouterr().out.rpartition("\r")
+    assert "\rpreparing 7 files of samples\033[K\r" in live
+    assert "\r1 of 7 files of samples  " in live
+    assert "\r7 of 7 files of samples  " in live
+    assert told.startswith("data ")
 
 
 @pytest.mark.parametrize(

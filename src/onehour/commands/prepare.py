@@ -2,13 +2,15 @@
 
 import dataclasses
 import shlex
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onehour.cli import parse, this_command
+from onehour.cli import fail, parse, this_command
 from onehour.config import PrepareConfig
 from onehour.errors import InputError
 from onehour.recipe import RECIPES, Recipe, find_recipe
@@ -37,8 +39,12 @@ def prepare(arguments: Sequence[str]) -> None:
     from onehour.training.shared import place_of, prepare_ahead
 
     name = data_name(recipe)
-    with processes(options) as each:
-        show(prepare_ahead(recipe, name, options.storage, each), num_pieces)
+    try:
+        with processes(options) as each:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own would print where in Ray it came
+            show(prepare_ahead(recipe, name, options.storage, each), num_pieces)
+    except KeyboardInterrupt:
+        fail("Stopped; the same command goes on with the files that are not there yet.", 130, at_once=True)
     place, index = place_of(name, options.storage)
     print(summary(recipe, index))
     print(f"kept in    {place}")
@@ -80,13 +86,17 @@ def show(files: Iterable["FileSum"], num_pieces: int) -> None:
     """A live line of the files that are done, where the output is a terminal."""
     from onehour.show.terminal import duration, in_bytes
 
-    began, done, num_bytes = time.monotonic(), 0, 0
-    for file in files:
-        done, num_bytes = done + 1, num_bytes + file.num_bytes
+    def live(line: str) -> None:
         if sys.stdout.isatty():
-            left = (time.monotonic() - began) / done * (num_pieces - done)
-            line = f"{done:,}/{num_pieces:,} files  {in_bytes(num_bytes)}  {duration(left)} left"
-            print(f"\r{line}\033[K\r", end="", flush=True)
+            print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\033[K\r", end="", flush=True)
+
+    began, num_bytes = time.monotonic(), 0
+    live(f"preparing {num_pieces:,} files of samples")
+    for done, file in enumerate(files, start=1):
+        num_bytes += file.num_bytes
+        left = (time.monotonic() - began) / done * (num_pieces - done)
+        live(f"{done:,} of {num_pieces:,} files of samples  {in_bytes(num_bytes)}  {duration(left)} left")
+    live("")
 
 
 def summary(recipe: Recipe, index: "Index") -> str:
