@@ -21,7 +21,7 @@ from onehour.training.loop import train
 BIN = Path(sys.executable).parent
 CLONE = Path(__file__).parents[2]
 LAPTOP, CLUSTERS = ((CLONE / "clusters" / name).read_text() for name in ("laptop/README.md", "README.md"))
-LINES = {name: line for name, line in re.findall(r"^\*\*(\w+)\.\*\*.*?\n\n    (onehour .*)$", LAPTOP, re.M | re.S)}
+LINES = {name: line for name, line in re.findall(r"^\*\*(\w+)\.\*\*.*?\n\n    (onehour [^\n]*)$", LAPTOP, re.M | re.S)}
 PATIENCE = 120
 MINE = """
 from dataclasses import dataclass
