@@ -157,7 +157,7 @@ def test_the_readme_calls_aws_as_it_is():
     lines = re.findall(
         r"^ +aws (ec2|iam|ssm|service-quotas) (\S+) (.*)", (FOLDER / "README.md").read_text(), re.MULTILINE
     )
-    assert len(lines) == 5
+    assert {service for service, _, _ in lines} == {"ec2", "iam", "ssm", "service-quotas"}
     for service, command, rest in lines:
         model = botocore.session.get_session().get_service_model(service)
         [operation] = [name for name in model.operation_names if xform_name(name, "-") == command]
