@@ -83,12 +83,19 @@ def agree(one: str, other: str) -> bool:
     return all(a == b for a, b in zip(one.split("."), other.split("."), strict=False))
 
 
+def suits(path: str, name: str, version: str) -> bool:
+    """Whether a version is the one that is used. The machines of a cloud have the Python of their image: a later one will do."""
+    if name == "Python" and path.startswith(("clusters/aws/", "clusters/gcp/")):
+        return [int(n) for n in version.split(".")] >= [int(n) for n in USED[name][0].split(".")]
+    return agree(version, USED[name][0])
+
+
 def troubles(path: str, found: Iterable[Named]) -> list[str]:
     """A sentence for each version in a file that is another one than is used."""
     return [
         f"{path}:{line} names {name} {' and '.join(versions)}; {USED[name][1]} has {USED[name][0]}"
         for line, name, versions in found
-        if not any(agree(version, USED[name][0]) for version in versions)
+        if not any(suits(path, name, version) for version in versions)
     ]
 
 
