@@ -137,7 +137,7 @@ def test_they_are_found_where_they_are(found, name, paths):
         ("clusters/gcp/cluster.yaml", "- pip install torch==2.12.0", "names torch 2.12.0"),
         ("README.md", "It wants PyTorch 2.12.", "names torch 2.12"),
         ("clusters/kubernetes/Dockerfile", "FROM python:3.12.1-slim-bookworm", "names Python 3.12.1; pyproject.toml has 3."),
-        ("clusters/aws/cluster.yaml", "image: rayproject/ray:2.60.0-py313", "names Python 3.13"),
+        ("clusters/kubernetes/cpu/rayjob.yaml", "image: rayproject/ray:2.60.0-py313", "names Python 3.13"),
         ("clusters/aws/cluster.yaml", "- sudo apt-get install -y python3.10", "names Python 3.10"),
         ("clusters/gcp/cluster.yaml", "- conda create -y python=3.10", "names Python 3.10"),
         ("pyproject.toml", 'target-version = "py312"', "names Python 3.12"),
