@@ -75,7 +75,7 @@ def language_model_4(answer: Any) -> Verdict:
     if is_near(answer, num_parameters(GPTConfig(**(vars(LLAMA_3_8B) | {"num_kv_heads": 32}))), 1e-9):
         return not_yet("Here 32 query heads share 8 key-value heads: that makes k_proj and v_proj smaller.",
                        "这里 32 个查询头共用 8 个键值头：k_proj 和 v_proj 因此更小。")  # fmt: skip
-    return not_yet("Build GPTConfig with the seven sizes, the GPT on the meta device, and count; the answer is a number.",
+    return not_yet("Build GPTConfig with the six sizes, the GPT on the meta device, and count; the answer is a number.",
                    "用这些尺寸构造 GPTConfig，在 meta 设备上构造 GPT，再计数；答案是一个数。")  # fmt: skip
 
 
