@@ -2,7 +2,7 @@
 # Ray itself would take a minute to notice, and then leave its agents behind: they wait for the head to hear their farewell.
 raylet=$(pgrep --newest --exact raylet)
 session=$(ps -o sid= -p "$raylet" | tr -d ' ')
-head_has_ended() { (: < "/dev/tcp/$1/6379") 2>&1 | grep -q refused; }  # what is silent for a while may come back
+head_has_ended() { [[ $( (: < "/dev/tcp/$1/6379") 2>&1) = *refused* ]]; }  # one that is silent may come back
 while kill -0 "$raylet" 2>/dev/null && ! head_has_ended "$1"; do sleep 2; done
 pkill --session "$session"
 sleep 5

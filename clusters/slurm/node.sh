@@ -10,8 +10,7 @@ node=(--node-ip-address="$ADDRESS" --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="
 serve() {
     trap : TERM  # the first node hears it as well, and decides
     for _ in {1..300}; do (: < "/dev/tcp/$HEAD/$port") 2>/dev/null && break || sleep 1; done
-    setsid --wait ray start --address="$HEAD:$port" "${node[@]}" || exit 1
-    . clusters/follow-head.sh "$HEAD"
+    setsid --wait ray start --address="$HEAD:$port" "${node[@]}" && . clusters/follow-head.sh "$HEAD"
 }
 
 train() {
@@ -28,7 +27,7 @@ train() {
 
 if [ "$SLURM_PROCID" -gt 0 ]; then
     serve > /dev/null
-    exit 0
+    exit 0  # if Ray did not start here, the training waits for this node, and says so
 fi
 setsid --wait ray start --head --port="$port" --dashboard-host=127.0.0.1 "${node[@]}" > /dev/null
 train "$@"
