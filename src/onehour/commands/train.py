@@ -107,7 +107,7 @@ def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleC
         if named and find_recipe(arguments[0]).name() != recipe.name():
             raise InputError(f"The run {run.name} trains the recipe {recipe.name()}, not {arguments[0]}.")
     elif named:
-        if (resume.runs / arguments[0] / "config.json").is_file():
+        if arguments[0] not in RECIPES and (resume.runs / arguments[0] / "config.json").is_file():
             raise InputError(f"{arguments[0]} is a run; go on with it by: onehour train --resume {arguments[0]}")
         recipe = find_recipe(arguments[0])()
         config = recipe.defaults()
