@@ -190,7 +190,8 @@ def test_it_ends_whole(cluster):
     family = cluster_processes(str(cluster.folder))
     assert len(family) > 5
     assert run(LINES["Stop"]).returncode == 0
-    assert not any(process.is_running() for process in family)
+    alive = psutil.wait_procs(family, timeout=10)[1]  # who has ended may wait for its parent to take notice
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     assert not cluster.folder.exists()
     assert local_cluster() is None
     none = run(LINES["Stop"])
