@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from onehour.data.arrow import Rows
-from onehour.data.text import read_documents, standard_library
+from onehour.data.sources import standard_library
+from onehour.data.text import read_documents
 from watch import ratio
 
 FILES = 8

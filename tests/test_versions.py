@@ -83,19 +83,19 @@ def agree(one: str, other: str) -> bool:
     return all(a == b for a, b in zip(one.split("."), other.split("."), strict=False))
 
 
-def suits(path: str, name: str, version: str) -> bool:
-    """Whether a version is the one that is used. The machines of a cloud have the Python of their image: a later one will do."""
+def used_in(path: str, name: str) -> tuple[str, str]:
+    """The version that is used in a file, and where it is said: the machines of the clouds have the Python of their image."""
     if name == "Python" and path.startswith(("clusters/aws/", "clusters/gcp/")):
-        return [int(n) for n in version.split(".")] >= [int(n) for n in USED[name][0].split(".")]
-    return agree(version, USED[name][0])
+        return "3.12", "Ubuntu 24.04"
+    return USED[name]
 
 
 def troubles(path: str, found: Iterable[Named]) -> list[str]:
     """A sentence for each version in a file that is another one than is used."""
     return [
-        f"{path}:{line} names {name} {' and '.join(versions)}; {USED[name][1]} has {USED[name][0]}"
+        f"{path}:{line} names {name} {' and '.join(versions)}; {used_in(path, name)[1]} has {used_in(path, name)[0]}"
         for line, name, versions in found
-        if not any(suits(path, name, version) for version in versions)
+        if not any(agree(version, used_in(path, name)[0]) for version in versions)
     ]
 
 
@@ -131,13 +131,13 @@ def test_they_are_found_where_they_are(found, name, paths):
     ("path", "text", "told"),
     [
         ("Makefile", "\tpip install 'ray[default,train]==2.59.1'", "Makefile:1 names Ray 2.59.1; requirements.lock has "),
-        ("clusters/aws/cluster.yaml", "a\n  image: rayproject/ray-ml:2.9.0-py311", "cluster.yaml:2 names Ray 2.9.0"),
+        ("clusters/aws/cluster.yaml", "a\n  image: rayproject/ray-ml:2.9.0-py312", "cluster.yaml:2 names Ray 2.9.0"),
         ("notebooks/12_clusters.ipynb", r'    "    rayVersion: \"2.52.0\"\n",', "ipynb:1 names Ray 2.52.0"),
         ("clusters/slurm/README.md", "Made for Ray 2.59.", "README.md:1 names Ray 2.59"),
         ("clusters/gcp/cluster.yaml", "- pip install torch==2.12.0", "names torch 2.12.0"),
         ("README.md", "It wants PyTorch 2.12.", "names torch 2.12"),
         ("clusters/kubernetes/Dockerfile", "FROM python:3.12.1-slim-bookworm", "names Python 3.12.1; pyproject.toml has 3."),
-        ("clusters/kubernetes/cpu/rayjob.yaml", "image: rayproject/ray:2.60.0-py313", "names Python 3.13"),
+        ("clusters/aws/cluster.yaml", "image: rayproject/ray:2.60.0-py313", "names Python 3.13"),
         ("clusters/aws/cluster.yaml", "- sudo apt-get install -y python3.10", "names Python 3.10"),
         ("clusters/gcp/cluster.yaml", "- conda create -y python=3.10", "names Python 3.10"),
         ("pyproject.toml", 'target-version = "py312"', "names Python 3.12"),

@@ -11,13 +11,11 @@ import yaml
 from botocore import xform_name
 from botocore.exceptions import ClientError, ParamValidationError
 from cfnlint.api import ManualArgs, lint_file
-from jsonschema import ValidationError
 from moto import mock_aws
 from ray.autoscaler._private.aws import config as steps
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.aws.utils import client_cache, resource_cache
 from ray.autoscaler._private.commands import _bootstrap_config
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 FOLDER = Path(__file__).parents[2] / "clusters" / "aws"
 ACCESS, CLUSTER = FOLDER / "access.yaml", yaml.safe_load((FOLDER / "cluster.yaml").read_text())
@@ -171,15 +169,3 @@ def test_a_typo_in_a_machine_is_found(config, wrong):
     typo["available_node_types"]["gpu"]["node_config"].update(wrong)
     with pytest.raises(ParamValidationError, match="Unknown parameter"):
         start(typo, "gpu")
-
-
-@pytest.mark.parametrize("place", [(), ("available_node_types", "gpu"), ("auth",)])
-def test_a_key_that_ray_does_not_know_is_found(place):
-    wrong = prepare_config(copy.deepcopy(CLUSTER))
-    validate_config(wrong)
-    inner = wrong
-    for key in place:
-        inner = inner[key]
-    inner["min_worker"] = 1
-    with pytest.raises(ValidationError, match="'min_worker' was unexpected"):
-        validate_config(wrong)

@@ -14,7 +14,8 @@ from onehour.cli import main
 from onehour.data import text
 from onehour.data.arrow import Rows
 from onehour.data.prepare import cache_folder, data_name, prepare
-from onehour.data.text import cut, find_text, read_documents, train_documents
+from onehour.data.sources import find_text
+from onehour.data.text import cut, read_documents, train_documents
 from onehour.errors import InputError
 from onehour.recipes.gpt import GPTRecipe
 

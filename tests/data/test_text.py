@@ -13,16 +13,9 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from onehour.data import text
-from onehour.data.text import (
-    find_text,
-    fingerprint,
-    is_held_out,
-    read_documents,
-    split_documents,
-    standard_library,
-    windows,
-)
+from onehour.data import sources, text
+from onehour.data.sources import find_text, fingerprint, standard_library
+from onehour.data.text import is_held_out, read_documents, split_documents, windows
 from onehour.errors import InputError
 
 
@@ -52,7 +45,7 @@ def test_the_default_is_the_source_of_the_standard_library():
 
 
 def test_a_python_without_sources_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(text.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    monkeypatch.setattr(sources.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     with pytest.raises(InputError, match=r"This Python has no sources in .*: name a file or a folder"):
         standard_library()
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from onehour.data.text import character_at, find_text, split_documents
+from onehour.data.sources import find_text
+from onehour.data.text import character_at, split_documents
 from onehour.data.tokens import BPE_FILE, Bytes, first_bytes, open_tokenizer, train_byte_pairs
 from onehour.errors import InputError
 

@@ -100,8 +100,10 @@ def end_children() -> None:
     children = psutil.Process().children(recursive=True)
     for child in children:
         child.terminate()
-    for child in psutil.wait_procs(children, timeout=END_SECONDS)[1]:
+    left = psutil.wait_procs(children, timeout=END_SECONDS)[1]
+    for child in left:
         child.kill()
+    psutil.wait_procs(left, timeout=END_SECONDS)  # whoever is told that they have ended may look
 
 
 if __name__ == "__main__":

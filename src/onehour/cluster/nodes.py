@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 from pyarrow import ArrowException
-from pyarrow.fs import FileType, LocalFileSystem
+from pyarrow.fs import FileType
 from ray._private import state
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -57,16 +57,15 @@ def check_nodes(run: Run, room: float = 0, storage: str | None = None) -> tuple[
 def marked(folder: Path, storage: str | None) -> Iterator[Path]:
     """For the time of the block, a file of a new name in the folder and in the storage; gives its path in the folder."""
     marker = folder / f".marker-{uuid.uuid4().hex}"
-    places = [LocalFileSystem(), *([open_storage(storage)] if storage else [])]
-    names = [str(marker), marker.name]
-    for place, name in zip(places, names, strict=False):
-        with place.open_output_stream(name) as file:
+    places = [find_storage(str(folder)), *([open_storage(storage)] if storage else [])]
+    for place in places:
+        with place.open_output_stream(marker.name) as file:
             file.write(marker.name.encode())
     try:
         yield marker
     finally:
-        for place, name in zip(places, names, strict=False):
-            place.delete_file(name)
+        for place in places:
+            place.delete_file(marker.name)
 
 
 def node_ids() -> set[str]:

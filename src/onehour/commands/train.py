@@ -46,7 +46,7 @@ def train(arguments: Sequence[str]) -> None:
         raise InputError(
             "torchrun has started the workers already; add --workers 0, so that Ray does not start others."
         )
-    from onehour.show.terminal import Progress, plan_text
+    from onehour.show.terminal import plan_text
     from onehour.training.device import find_device
     from onehour.training.keep import check_room
     from onehour.training.plan import make_plan, usable_sizes
@@ -69,26 +69,33 @@ def train(arguments: Sequence[str]) -> None:
     where = place(scale, sizes, world_size)
     check_room(scale.runs, plan.checkpoint_bytes, config.keep or 1)
     run = run or create_run(scale.runs, scale.name, recipe.name())
-    progress, row = Progress(recipe, config), {}
-    copied = f" --storage {scale.storage}" if scale.storage else ""
-    go_on = f"go on with: {this_command()} train --resume {run.name}{elsewhere(run)}{copied}"
+    with run.lock():
+        run.describe(recipe, config, scale, data)
+        print(plan_text(plan, recipe, config, where, run.folder), flush=True)
+        if scale.resume:
+            print(f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True)
+        last = show_rows(drive(recipe, config, scale, run, data, plan.checkpoint_bytes), recipe, config, scale, run)
+    if start and not last:
+        print("nothing    is left to train: that was the last step; for more, give --num-steps or --num-epochs")
+    finish(run)
+
+
+def show_rows(
+    rows: Iterator[dict[str, Any]], recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: "Run"
+) -> dict[str, Any]:
+    """Show the rows of a training as they come; returns the last one. Exits with 130 if the training was stopped."""
+    from onehour.show.terminal import Progress
+
+    go_on = f"go on with: {run.resume_command(scale.storage, this_command())}"
+    progress, row = Progress(recipe, config), dict[str, Any]()
     try:
-        with run.lock():
-            run.describe(recipe, config, scale, data)
-            print(plan_text(plan, recipe, config, where, run.folder), flush=True)
-            if scale.resume:
-                print(
-                    f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True
-                )
-            for row in drive(recipe, config, scale, run, data, plan.checkpoint_bytes):
-                progress.show(row)
-        if start and not row:
-            print("nothing    is left to train: that was the last step; for more, give --num-steps or --num-epochs")
+        for row in rows:
+            progress.show(row)
     except KeyboardInterrupt:
         fail(f"Stopped; {go_on}", 130, at_once=True)
     if row.get("interrupted"):
         fail(f"Stopped after step {row['step']:,}, which is saved; {go_on}", 130)
-    finish(run)
+    return row
 
 
 def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleConfig]:

@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from onehour.config import TrainConfig, check
 from onehour.data.arrow import Columns, write_rows
-from onehour.data.text import Piece, cut, find_text, fingerprint, split_documents, train_documents, windows
+from onehour.data.sources import find_text, fingerprint
+from onehour.data.text import Piece, cut, split_documents, train_documents, windows
 from onehour.data.tokens import BPE_FILE, NUM_BYTES, Tokenizer, first_bytes, open_tokenizer, train_byte_pairs
 from onehour.errors import InputError
 from onehour.models.gpt import GPT, GPTConfig

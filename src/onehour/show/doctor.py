@@ -15,7 +15,7 @@ from onehour.cluster.address import RAY_NOTE
 from onehour.cluster.local import local_cluster
 from onehour.cluster.ports import answers
 from onehour.data.prepare import cache_folder
-from onehour.data.text import standard_library
+from onehour.data.sources import standard_library
 from onehour.errors import InputError
 from onehour.show.table import labelled
 from onehour.show.terminal import in_bytes

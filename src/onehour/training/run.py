@@ -76,10 +76,10 @@ class Run:
         """How the run trains."""
         return TrainConfig(**self.config()["train"])
 
-    def resume_command(self, storage: str | None = None) -> str:
-        """The command that goes on with the run, from any folder."""
+    def resume_command(self, storage: str | None = None, onehour: str = "onehour") -> str:
+        """The command that goes on with the run, from any folder, where onehour is called so."""
         copied = f" --storage {storage}" if storage else ""
-        return f"onehour train --resume {self.name} --runs {self.folder.parent}{copied}"
+        return f"{onehour} train --resume {self.name} --runs {self.folder.parent}{copied}"
 
     def config(self) -> dict[str, Any]:
         """config.json."""
