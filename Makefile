@@ -43,7 +43,8 @@ bench: .venv/dev
 	$(BIN)/python bench/data.py
 	$(BIN)/python bench/parity.py
 	$(BIN)/python bench/launch.py
-	$(BIN)/python bench/checkpoint.py
+	$(BIN)/python bench/checkpoint.py --depth 2 --rounds 4
+	$(BIN)/python bench/prepare.py
 	$(BIN)/python bench/chaos.py --faults 14
 
 .venv/run: pyproject.toml requirements.lock
