@@ -59,7 +59,7 @@ def saving_3(answer: Any) -> Verdict:
     tensors = {"a": torch.zeros(2, 3), "b.c": torch.ones(5, dtype=torch.int64), "d": torch.tensor(1.0)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "check.safetensors"
-        save_file(tensors, path)
+        save_file(tensors, path, metadata={"format": "pt"})
         shapes = call(lambda: {name: list(shape) for name, shape in answer(path).items()})
     if isinstance(shapes, Exception):
         return raised(shapes)
