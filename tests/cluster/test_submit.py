@@ -93,6 +93,7 @@ def test_what_answers_and_is_no_job_server(server, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["jobs", "--address", f"http://127.0.0.1:{server}"])
     assert f"What answers at http://127.0.0.1:{server} is no job server of Ray: " in capsys.readouterr().err
+    assert "RAY_API_SERVER_ADDRESS" not in os.environ  # it would send every later job of this process there
 
 
 def test_a_port_that_is_taken(server, capsys):

@@ -38,7 +38,8 @@ def job_client(address: str) -> JobSubmissionClient:
         join(cluster)
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray would let count for more than what it is called with
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # these would count for more than what Ray is called with
+        os.environ.pop(name, None)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:

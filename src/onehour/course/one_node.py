@@ -39,7 +39,8 @@ def start(num_cpus: int = 2) -> Head:
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    env = os.environ | {
+    elsewhere = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # another cluster, which Ray's commands would turn to
+    env = {name: value for name, value in os.environ.items() if name not in elsewhere} | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray replaces the loopback address by the machine's own
@@ -66,11 +67,13 @@ def start(num_cpus: int = 2) -> Head:
 
 
 def submit(head: Head, clone: Path, name: str, *entrypoint: str) -> str:
-    """What `ray job submit` says, run in the clone; it ends when the job has ended."""
+    """What `ray job submit` says, run in the clone; it ends when the job has ended, and raises if that failed."""
     command = ["ray", "job", "submit", "--address", head.jobs, "--submission-id", name]
     command += ["--working-dir", ".", "--runtime-env-json", RUNTIME, "--", *entrypoint]
     done = subprocess.run(command, env=head.env, cwd=clone, capture_output=True, text=True, check=False)
-    return done.stdout + (done.stderr if done.returncode else "")
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return done.stdout
 
 
 def ask(head: Head, path: str) -> Any:
