@@ -52,21 +52,6 @@ class Trainer(TorchTrainer):
         return [c for c in callbacks if not isinstance(c, DatasetsCallback | PlacementGroupCleanerCallback)]
 
 
-@contextmanager
-def ended_with_the_block(thread: threading.Thread) -> Iterator[None]:
-    """Where nobody wants to follow the trainer's thread any more, kill the controller that it waits for.
-
-    Ray kills the workers then. As long as the thread speaks with Ray, ray.shutdown would take this process down without
-    a word, and with it the notebook that this may be.
-    """
-    try:
-        yield
-    finally:
-        while thread.is_alive():
-            kill_controller()
-            thread.join(FOLLOW_SECONDS)
-
-
 def kill_controller() -> None:
     """Kill the controller that this program has started, if it is there yet."""
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
@@ -89,6 +74,7 @@ class Attempt:
         (run.folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).unlink(missing_ok=True)
         self.run = run
         self.error: Exception | None = None
+        self.ended = threading.Event()
         job = {
             "recipe": recipe.describe(),
             "config": asdict(config),
@@ -117,6 +103,23 @@ class Attempt:
             self.trainer.fit()
         except Exception as error:  # any of them: an exception that ends this thread unseen would look like success
             self.error = error
+        finally:
+            self.ended.set()
+
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """`fit` in a thread, which ends with the block: where nobody follows it any more, its controller is killed.
+
+        Ray kills the workers then. As long as the thread speaks with Ray, ray.shutdown would take this process down
+        without a word, and with it the notebook that this may be. The event tells when it has ended: is_alive() does
+        not, once Ctrl-C has interrupted a join (seen in Python 3.11).
+        """
+        threading.Thread(target=self.fit, daemon=True).start()
+        try:
+            yield
+        finally:
+            while not self.ended.wait(FOLLOW_SECONDS):
+                kill_controller()
 
     def follow(self, reason_to_stop: Callable[[], str | None]) -> Generator[dict[str, Any], None, bool]:
         """The rows that appear in metrics.jsonl until the trainer ends; returns whether it ended because it was asked to.
@@ -124,15 +127,11 @@ class Attempt:
         About once a second, from the first row on, the reason is asked for; with one, the workers are asked to save and
         end. Before that row they may not have taken their places yet, which would look like room for more.
         """
-        thread = threading.Thread(target=self.fit, daemon=True)
-        self.run.metrics_file.touch()
         asked, reason, row = time.monotonic(), None, dict[str, Any]()
-        with self.run.metrics_file.open() as file, ended_with_the_block(thread):
-            file.seek(0, os.SEEK_END)
-            thread.start()
+        with self.run.metrics_file.open("a+") as file, self.fitting():  # from its end on
             running, rest = True, ""
             while running:
-                running = thread.is_alive()  # asked before reading: what was written before the end is read, too
+                running = not self.ended.is_set()  # asked before reading: what was written before the end is read, too
                 *lines, rest = (rest + file.read()).split("\n")
                 for line in filter(None, lines):
                     row = json.loads(line)
@@ -142,5 +141,5 @@ class Attempt:
                     if reason:
                         yield {"warning": reason}
                         self.run.stop_file.touch()
-                thread.join(FOLLOW_SECONDS)
+                self.ended.wait(FOLLOW_SECONDS)
         return "interrupted" in row

@@ -1,0 +1,28 @@
+"""How an attempt ends that nobody follows any more."""
+
+import signal
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from onehour.cluster import attempt
+from onehour.cluster.attempt import Attempt
+
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_leaves_no_trainer_behind(monkeypatch):
+    killed = threading.Event()
+    monkeypatch.setattr(attempt, "kill_controller", killed.set)
+    one = object.__new__(Attempt)
+    one.error, one.ended, one.trainer = None, threading.Event(), SimpleNamespace(fit=killed.wait)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.12)  # while it waits
+    with pytest.raises(KeyboardInterrupt), one.fitting():
+        while True:
+            one.ended.wait(attempt.FOLLOW_SECONDS)
+    signal.signal(signal.SIGALRM, before)
+    assert killed.is_set() and one.ended.is_set()
