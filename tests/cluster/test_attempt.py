@@ -14,6 +14,12 @@ def interrupt(number, frame):
     raise KeyboardInterrupt
 
 
+def wait_for_ever(one):
+    with one.fitting():
+        while True:
+            one.ended.wait(attempt.FOLLOW_SECONDS)
+
+
 def test_ctrl_c_leaves_no_trainer_behind(monkeypatch):
     killed = threading.Event()
     monkeypatch.setattr(attempt, "kill_controller", killed.set)
@@ -21,8 +27,7 @@ def test_ctrl_c_leaves_no_trainer_behind(monkeypatch):
     one.error, one.ended, one.trainer = None, threading.Event(), SimpleNamespace(fit=killed.wait)
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.12)  # while it waits
-    with pytest.raises(KeyboardInterrupt), one.fitting():
-        while True:
-            one.ended.wait(attempt.FOLLOW_SECONDS)
+    with pytest.raises(KeyboardInterrupt):
+        wait_for_ever(one)
     signal.signal(signal.SIGALRM, before)
     assert killed.is_set() and one.ended.is_set()
