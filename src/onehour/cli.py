@@ -1,4 +1,4 @@
-"""The command line: onehour train · prepare · generate · predict · show · audit · doctor · learn · cluster · submit · jobs.
+"""The command line: onehour train, prepare, generate, predict, show and others: see HELP.
 
 Options come from the dataclasses in config.py and from the fields of the recipe. A command is a function of its name in
 one of the modules of commands/. That module, and with it torch and ray, is imported when the command is called, so that
@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import TypeVar
 
 import tyro
@@ -27,7 +28,9 @@ usage: onehour COMMAND ...
   prepare RECIPE    prepare a recipe's data ahead of a training, by one process or many
   generate RUN      continue a prompt with a trained language model
   predict RUN       predict the held-out samples, or those of an Arrow or Parquet file
-  show RUN          the losses and the configuration of a run
+  show RUN ...      the losses and the configuration of a run, or several runs compared; also as a page, --html
+  runs              the runs there are
+  rm RUN ...        remove runs
   audit RUN         prove which samples a run has trained (after: train --audit)
   doctor            what this machine has, and what would not work here
   learn             the course, in JupyterLab, in a copy that you may change
@@ -48,6 +51,8 @@ COMMANDS = {  # command -> its module in commands/
     "generate": "use",
     "predict": "use",
     "show": "look",
+    "runs": "runs",
+    "rm": "runs",
     "audit": "look",
     "doctor": "look",
     "learn": "look",
@@ -122,6 +127,16 @@ def run_and_options(options: Callable[..., Options], arguments: Sequence[str], c
     if arguments[0] in ("-h", "--help"):
         parse(options, arguments, f"{command} RUN")
     return arguments[0], parse(options, arguments[1:], f"{command} RUN")
+
+
+def runs_and_options(
+    options: Callable[..., Options], arguments: Sequence[str], command: str
+) -> tuple[list[str], Options]:
+    """The names of runs, which come first, and the options after them."""
+    names = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
+    if not names and not {"-h", "--help"} & set(arguments):
+        raise InputError(f"{command} wants the names of runs first, such as: onehour {command} gpt-1")
+    return names, parse(options, arguments[len(names) :], f"{command} RUN ...")
 
 
 def this_command() -> str:

@@ -208,6 +208,44 @@ class ShowConfig:
 
 
 @dataclass(frozen=True)
+class ShowRunsConfig:
+    """Which of their numbers are shown, and where they go."""
+
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+    png: Path | None = None
+    """PNG file for the picture. None: curve.png in the run's folder, if it is one run."""
+    html: Path | None = None
+    """HTML file for a page that holds everything, and needs no network."""
+
+    def __post_init__(self) -> None:
+        for option, suffix in (("png", ".png"), ("html", ".html")):
+            path = getattr(self, option)
+            if path is not None and path.suffix != suffix:
+                raise InputError(
+                    f"--{option} {path} would be a {option.upper()} file; call it {path.with_suffix(suffix)}."
+                )
+
+
+@dataclass(frozen=True)
+class RunsConfig:
+    """Whose runs."""
+
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+    storage: str | None = None
+    """Folder or URI, such as s3://bucket/runs, whose copies of runs are meant in place of the folder."""
+
+
+@dataclass(frozen=True)
+class RemoveConfig(RunsConfig):
+    """Which runs, and whether to ask."""
+
+    yes: bool = False
+    """Remove without a question."""
+
+
+@dataclass(frozen=True)
 class LearnConfig:
     """Where the course is read, and in which language."""
 

@@ -4,31 +4,75 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from onehour.cli import parse, run_and_options
-from onehour.config import LearnConfig, ShowConfig
+from onehour.cli import parse, run_and_options, runs_and_options
+from onehour.config import LearnConfig, ShowConfig, ShowRunsConfig
 from onehour.errors import InputError, TrainingError
+
+if TYPE_CHECKING:
+    from onehour.training.run import Run
 
 
 def show(arguments: Sequence[str]) -> None:
-    """onehour show RUN: its curve, its evaluations, its configuration and where it is."""
-    name, options = run_and_options(ShowConfig, arguments, "show")
-    from onehour.show.curve import draw_curve, save_curve
-    from onehour.show.table import configuration_text, evaluations_text
+    """onehour show RUN ...: its curve, its evaluations, its configuration and where it is; several runs compared."""
+    names, options = runs_and_options(ShowRunsConfig, arguments, "show")
+    from onehour.show.compare import check_comparable
     from onehour.training.run import open_run
 
-    run = open_run(options.runs, name)
-    rows = run.rows()
-    if not rows:
-        raise InputError(f"The run {run.name} has told nothing yet; look again after its first steps.")
+    runs = [open_run(options.runs, name) for name in dict.fromkeys(names)]
+    check_comparable(runs)
+    for run in runs:
+        if not run.rows():
+            raise InputError(f"The run {run.name} has told nothing yet; look again after its first steps.")
     plain = "NO_COLOR" in os.environ or not sys.stdout.isatty()
+    with told_if_not_written():
+        if len(runs) == 1:
+            show_one(runs[0], options.png, plain)
+        else:
+            show_several(runs, options.png, plain)
+        if options.html:
+            from onehour.show.page import save_page
+
+            print(f"page       {save_page(runs, options.html)}")
+
+
+def show_one(run: "Run", png: Path | None, plain: bool) -> None:
+    """Print a run's curve, evaluations, configuration and faults."""
+    from onehour.show.compare import faults_text
+    from onehour.show.curve import draw_curve, save_curve
+    from onehour.show.table import configuration_text, evaluations_text
+
+    rows = run.rows()
     print(draw_curve(rows, shutil.get_terminal_size().columns, colorless=plain))
     print(f"\n{evaluations_text(rows)}\n")
     print(configuration_text(run.config(), run.newest_checkpoint()[0]))
+    print(faults_text(run))
     print(f"run        {run.folder}")
-    with contextlib.suppress(OSError):  # a run that one may read and not write has its terminal curve
-        print(f"curve      {save_curve(rows, run.name, run.folder / 'curve.png')}")
+    # A run that one may read and not write has its terminal curve.
+    with contextlib.nullcontext() if png else contextlib.suppress(OSError):
+        print(f"curve      {save_curve(rows, run.name, png or run.folder / 'curve.png')}")
+
+
+def show_several(runs: "Sequence[Run]", png: Path | None, plain: bool) -> None:
+    """Print the losses of several runs, what came out of each, and in what they differ."""
+    from onehour.show.compare import differences_text, draw_runs, results_text, save_runs
+
+    print(draw_runs(runs, colorless=plain))
+    print(f"\n{results_text(runs)}\n\n{differences_text(runs)}\n")
+    if png:
+        print(f"curve      {save_runs(runs, png)}")
+
+
+@contextlib.contextmanager
+def told_if_not_written() -> Iterator[None]:
+    """Turn an error of the disk into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be written ({error.strerror}); choose another path.") from error
 
 
 def audit(arguments: Sequence[str]) -> None:

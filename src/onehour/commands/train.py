@@ -91,6 +91,8 @@ def show_rows(
     try:
         for row in rows:
             progress.show(row)
+            if "warning" in row:
+                run.note_warning(row["warning"])
     except KeyboardInterrupt:
         fail(f"Stopped; {go_on}", 130, at_once=True)
     if row.get("interrupted"):

@@ -4,6 +4,7 @@ runs/gpt-1/
     config.json      recipe, configuration, versions
     data/            what the recipe prepared beside the samples: data.json, a tokenizer
     metrics.jsonl    every report, a line each; a resumed run appends
+    warnings.jsonl   faults, and whatever else was told beside the training, a line each
     audit.jsonl      with --audit: which samples were trained
     checkpoints/     step_0000500, step_0001000, ...
     curve.png        the losses as a picture
@@ -12,6 +13,7 @@ runs/gpt-1/
 import json
 import re
 import shutil
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +54,11 @@ class Run:
     def audit_file(self) -> Path:
         """audit.jsonl."""
         return self.folder / "audit.jsonl"
+
+    @property
+    def warnings_file(self) -> Path:
+        """warnings.jsonl."""
+        return self.folder / "warnings.jsonl"
 
     @property
     def stop_file(self) -> Path:
@@ -112,6 +119,25 @@ class Run:
         rows = [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.endswith("}")]
         return sorted({row["step"]: row for row in rows}.values(), key=lambda row: row["step"])
 
+    def num_done_again(self) -> int:
+        """How many steps that had been reported were done again after a fault."""
+        if not self.metrics_file.is_file():
+            return 0
+        steps = [json.loads(line)["step"] for line in self.metrics_file.read_text().splitlines() if line.endswith("}")]
+        return len(steps) - len(set(steps))
+
+    def note_warning(self, warning: str) -> None:
+        """Append to warnings.jsonl, if the disk has room."""
+        line = json.dumps({"time": time.time(), "warning": warning})
+        with suppress(OSError), self.warnings_file.open("a") as file:
+            file.write(line + "\n")
+
+    def warnings(self) -> list[str]:
+        """What was told beside the training, oldest first."""
+        if not self.warnings_file.is_file():
+            return []
+        return [json.loads(line)["warning"] for line in self.warnings_file.read_text().splitlines()]
+
     def checkpoint_at(self, step: int) -> Path:
         """The folder of the checkpoint after `step` steps."""
         return self.folder / "checkpoints" / f"step_{step:07d}"
@@ -156,6 +182,14 @@ class Run:
             yield
         finally:
             lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether another process is training this run."""
+        try:
+            with self.lock():
+                return False
+        except InputError:
+            return True
 
     def note_failure(self, failure: dict[str, str]) -> None:
         """Write failure.json, unless another worker was first (what follows is mostly its consequence) or the disk is full."""

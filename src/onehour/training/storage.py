@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from onehour.errors import InputError
 from onehour.training.run import Run, lowest_loss
 from onehour.training.sums import SUMS, damage
 
-SMALL = ("config.json", "data", "metrics.jsonl", "audit.jsonl")
+SMALL = ("config.json", "data", "metrics.jsonl", "warnings.jsonl", "audit.jsonl")
 
 
 def open_storage(uri: str) -> FileSystem:
@@ -50,6 +51,23 @@ def find_storage(uri: str) -> SubTreeFileSystem:
 def reason(error: BaseException) -> str:
     """The first sentence of pyarrow's often long message."""
     return str(error).partition(". Detail:")[0].strip().splitlines()[0]
+
+
+def remove_copies(uri: str, names: Sequence[str]) -> None:
+    """Remove the copies of runs from the storage; none if one of them is not there.
+
+    Raises:
+        InputError: one is not there, or cannot be removed.
+    """
+    try:
+        storage = find_storage(uri)
+        for name in names:
+            if storage.get_file_info(f"{name}/config.json").type != FileType.File:
+                raise InputError(f"There is no run {name} in {uri}; those there are: onehour runs --storage {uri}")
+        for name in names:
+            storage.delete_dir(name)
+    except (OSError, ArrowException) as error:
+        raise InputError(f"The runs could not be removed from {uri} ({reason(error)}).") from error
 
 
 def upload(run: Run, checkpoint: Path, uri: str, num_checkpoints: int | None, anew: bool = True) -> str | None:
