@@ -132,7 +132,7 @@ def test_a_command_that_is_not_there(run):
         run("quux"),
         2,
         "'quux'",
-        "there are train, prepare, generate, predict, show, audit, doctor, learn, cluster, submit",
+        "there are train, prepare, generate, predict, show, runs, rm, audit, doctor, learn, cluster, submit",
     )
 
 

@@ -63,7 +63,7 @@ def options_of(run: Run) -> dict[str, Any]:
     """All options of a run that can change its result or its speed, by name."""
     config = run.config()
     scale = {name: value for name, value in config["scale"].items() if name in ("workers", "gpu", "cpus_per_worker")}
-    return config["recipe"]["options"] | config["train"] | scale | config["versions"]
+    return {**config["recipe"]["options"], **config["train"], **scale, **config["versions"]}
 
 
 def differences_text(runs: Sequence[Run]) -> str:
@@ -98,11 +98,9 @@ def draw_runs(runs: Sequence[Run], height: int = 18, colorless: bool = False) ->
     figure.title(f"{name}   {told}")
     for i, (steps, values) in enumerate(curves):
         figure.draw(figure.signal(steps, values, marker=markers[i % len(markers)]))
-    for axis, values in (
-        ("x", [0, *(s for steps, _ in curves for s in steps)]),
-        ("y", [v for _, vs in curves for v in vs]),
-    ):
-        ticks = round_ticks(values)
+    all_steps, all_values = [0, *(s for steps, _ in curves for s in steps)], [v for _, values in curves for v in values]
+    for axis, numbers in (("x", all_steps), ("y", all_values)):
+        ticks = round_ticks(numbers)
         figure.ruler(axis).lim(ticks[0], ticks[-1])
         figure.ruler(axis).ticks(ticks, [f"{tick:,.6g}" for tick in ticks])
     return str(figure.build().string(colorless)).rstrip("\n")
