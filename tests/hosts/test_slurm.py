@@ -135,7 +135,7 @@ def test_a_job_that_is_cancelled_is_saved_and_goes_on_on_another_number_of_nodes
     job.until(lambda: on_login(lab, "squeue --noheader") == "")
     assert job.state() == "CANCELLED"
     assert "which is saved" in job.said()
-    assert rays(lab) == []
+    job.until(lambda: rays(lab) == [])  # the nodes end Ray's helpers after Slurm has let go of them
     other = Job(lab, commands(README, "Scale")[0].replace("JOB", job.number).replace("--nodes 4", "--nodes 1"), job.run)
     other.until(lambda: other.state() == "COMPLETED")
     assert [row["loss"] for row in job.run.rows()] == pytest.approx(undisturbed, rel=1e-5)
