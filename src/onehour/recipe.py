@@ -57,6 +57,11 @@ class Recipe(ABC):
         """How this recipe is trained when nothing else is said."""
         return TrainConfig()
 
+    def space(self) -> dict[str, str]:
+        """What `onehour search` chooses from: fields of this recipe or of TrainConfig, as text that onehour.space reads."""
+        learning_rate = self.defaults().learning_rate
+        return {"learning_rate": f"log({learning_rate / 10:.3g}, {learning_rate * 10:.3g})"}
+
     def fingerprint(self) -> str:
         """What the prepared data depend on; data are prepared anew when it changes. All options, unless overridden."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""Search: Ray Tune tries hyperparameters, and each trial is the same `train`. The only file that imports ray.tune."""
+"""Search: Ray Tune tries hyperparameters, and each trial is the same `train`. What chapter 10 shows."""
 
 import dataclasses
 import os
@@ -20,6 +20,7 @@ from onehour.cluster.preflight import nodes, room_on
 from onehour.config import TrainConfig
 from onehour.errors import InputError
 from onehour.recipe import Recipe, recipe_from
+from onehour.space import names_of, with_choice
 from onehour.training.loop import Report, train
 
 METRIC = "held_out_loss"  # what a search makes small
@@ -89,20 +90,8 @@ def tell(report: Report) -> None:
         tune.report(metrics, checkpoint=tune.Checkpoint(str(saved)) if saved else None)
 
 
-def with_choice(recipe: Recipe, config: TrainConfig, chosen: Mapping[str, Any]) -> tuple[Recipe, TrainConfig]:
-    """The recipe and the configuration with the chosen values in the fields of these names."""
-    of_recipe = {name: value for name, value in chosen.items() if name in names_of(recipe)}
-    of_config = {name: value for name, value in chosen.items() if name not in of_recipe}
-    return dataclasses.replace(recipe, **of_recipe), dataclasses.replace(config, **of_config)
-
-
 def check_space(recipe: Recipe, config: TrainConfig, space: Mapping[str, Any]) -> None:
     """Raise InputError unless every name in the space is a field of the recipe or of the configuration."""
     names = names_of(recipe) | names_of(config)
     if unknown := sorted(set(space) - names):
         raise InputError(f"The space names {', '.join(unknown)}; what can be set is {', '.join(sorted(names))}.")
-
-
-def names_of(settings: Recipe | TrainConfig) -> set[str]:
-    """The names of its fields."""
-    return {field.name for field in dataclasses.fields(settings)}

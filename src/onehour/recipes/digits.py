@@ -37,6 +37,14 @@ class Digits(Recipe):
             evaluate_every=48,
         )  # fmt: skip
 
+    def space(self) -> dict[str, str]:
+        return {
+            "learning_rate": "log(1e-4, 1e-1)",
+            "weight_decay": "log(1e-3, 1)",
+            "augmentation": "uniform(0, 1)",
+            "width": "choice(16, 32)",
+        }
+
     def fingerprint(self) -> str:
         return ""  # no option changes the data
 

@@ -66,6 +66,13 @@ class GPTRecipe(Recipe):
             warmup_steps=240, beta2=0.99, weight_decay=0.1, evaluate_every=800, checkpoint_every=800,
         )  # fmt: skip
 
+    def space(self) -> dict[str, str]:
+        return {
+            "learning_rate": "log(3e-4, 3e-2)",
+            "weight_decay": "log(1e-2, 1)",
+            "beta2": "choice(0.95, 0.99, 0.999)",
+        }
+
     def gpt_config(self) -> GPTConfig:
         """The shape of the model."""
         by_hand = {name: getattr(self, name) for name in ("width", "num_heads", "num_kv_heads", "hidden_width")}

@@ -31,6 +31,9 @@ class Toy(Recipe):
             evaluate_every=10, log_every=1,
         )  # fmt: skip
 
+    def space(self) -> dict[str, str]:
+        return {"learning_rate": "log(1e-3, 1)", "momentum": "uniform(0, 0.9)"}
+
     def prepare(self, folder: Path) -> dict[str, Any]:
         write_rows(folder / "train.arrow", [TRAIN])
         write_rows(folder / "held_out.arrow", [TEST])
