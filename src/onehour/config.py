@@ -150,6 +150,54 @@ class ScaleConfig:
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """How hyperparameters are searched: which trials, how many at once, which go on."""
+
+    trials: int | None = None
+    """Trainings to try. None: 20, or with --searcher grid every combination."""
+    space: tuple[str, ...] = ()
+    """NAME=TEXT for each name that is not as the recipe says; TEXT is log(LOW, HIGH), uniform(LOW, HIGH), int(LOW, HIGH),
+    int(LOW, HIGH, STEP), choice(A, B, ...), or a value, which fixes it."""
+    space_file: Path | None = None
+    """JSON or TOML file of such names and texts."""
+    searcher: Literal["random", "grid", "optuna"] = "random"
+    """Draw at random; try every combination of choices; or let Optuna's TPE draw, which learns from the trials so far."""
+    scheduler: Literal["asha", "median", "pbt", "none"] = "asha"
+    """Which trials are stopped early. asha: all but the best third, at steps that triple; median: those worse than most;
+    pbt: none, but the worst go on with weights and changed values of the best."""
+    minimize: str = "held_out_loss"
+    """The metric that is to become small."""
+    maximize: str | None = None
+    """The metric that is to become large instead, such as held_out_accuracy."""
+    time: str | None = None
+    """Stop all trials after this time, such as 10m."""
+    workers: int = 1
+    """Processes that train in each trial, on Ray."""
+    gpu: bool = False
+    """Give each worker a GPU."""
+    cpus_per_worker: float = 1.0
+    """CPU cores of each worker."""
+    at_once: int | None = None
+    """Trials at the same time. None: as many as there is room for."""
+    address: str | None = None
+    """Ray cluster to join, such as auto or ray://head:10001; inside a Ray job it is found by itself."""
+    name: str | None = None
+    """Name of the search; None takes the next free one, such as search-digits-1."""
+    runs: Path = Path("runs")
+    """Folder in which searches and runs are kept."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 1, "at least 1", "trials workers at_once")
+        check(self, lambda value: value > 0, "greater than 0", "cpus_per_worker")
+        seconds(self.time or "0s")
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides."""
+        return self.maximize or self.minimize
+
+
+@dataclass(frozen=True)
 class PrepareConfig:
     """By how many processes data are prepared, and where they are kept. None of it changes them."""
 

@@ -35,10 +35,14 @@ def runs(arguments: Sequence[str]) -> None:
 def rm(arguments: Sequence[str]) -> None:
     """onehour rm RUN ...: remove runs with their checkpoints, after a question."""
     names, options = runs_and_options(RemoveConfig, arguments, "rm")
-    from onehour.training.run import open_run
+    from onehour.training.run import Run, open_run
     from onehour.training.storage import remove_copies
+    from onehour.training.trials import find_search
 
-    found = [] if options.storage else [open_run(options.runs, name) for name in names]  # all of them are there
+    found = []
+    for name in names if not options.storage else ():  # all of them are there, a search with all of its trials
+        search = find_search(options.runs, name)
+        found.append(Run(search.folder) if search else open_run(options.runs, name))
     if not options.yes:
         ask(f"Remove {', '.join(names)} from {options.storage or options.runs.absolute()}, with all checkpoints?")
     if options.storage:

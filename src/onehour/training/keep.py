@@ -17,14 +17,16 @@ from onehour.training.storage import upload
 
 
 def keep(
-    reports: Iterable[Report], run: Run, num_checkpoints: int | None = None, storage: str | None = None
-) -> Iterator[Report]:
+    reports: Iterable[Report], run: Run, num_checkpoints: int | None = None, storage: str | None = None,
+    settled: bool = False,
+) -> Iterator[Report]:  # fmt: skip
     """Pass the reports of `train` on, each one after it has been written to the run's folder.
 
     For the worker of rank 0, which has everything that is to be kept. Checkpoints are copied at once and written by a
     thread while the training goes on; the next one waits for the last, and the end for all. The newest
     `num_checkpoints` stay, and the one of the lowest held-out loss. The same thread copies them to `storage`; if that
-    fails, a report has a warning, and the next checkpoint tries again.
+    fails, a report has a warning, and the next checkpoint tries again. `settled`: a report comes only when its checkpoint
+    is written, for somebody who may not ask for the next one.
 
     Raises:
         TrainingError: the folder cannot be written (a full disk); the checkpoints so far stay as they are. Or the last
@@ -39,6 +41,8 @@ def keep(
                     report, writing = replace(report, warning=writing.result()), None  # or raises what went wrong
                 if report.checkpoint:
                     writing = writer.submit(save, report.checkpoint.copy(), run, num_checkpoints, storage)
+                    if settled:
+                        wait([writing])
                 append(run.metrics_file, [to_row(report)])
                 append(run.audit_file, report.trained)
             yield report

@@ -32,6 +32,7 @@ from onehour.errors import InputError
 from onehour.recipe import Recipe, recipe_from, short_traceback
 from onehour.training.checkpoint import load_model, read_facts
 from onehour.training.sums import damage
+from onehour.training.trials import find_search
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def create_run(runs: Path, name: str | None, recipe_name: str) -> Run:
 
 
 def open_run(runs: Path, name: str) -> Run:
-    """The run called `name` in the folder `runs`; `name` may also be the path of a run.
+    """The run called `name` in the folder `runs`; `name` may also be the path of a run. Of a search, its best trial.
 
     Raises:
         InputError: there is none; names those there are.
@@ -246,7 +247,9 @@ def open_run(runs: Path, name: str) -> Run:
     for folder in (runs.absolute() / name, Path(name).absolute()):
         if (folder / "config.json").is_file():
             return Run(folder)
-    there = sorted(path.parent.name for path in runs.glob("*/config.json"))
+    if search := find_search(runs, name):
+        return Run(search.folder / search.best().name)
+    there = sorted(path.parent.name for pattern in ("config.json", "search.json") for path in runs.glob(f"*/{pattern}"))
     raise InputError(
         f"There is no run {name} in {runs.absolute()}; there {'are ' + ', '.join(there) if there else 'is none'}."
     )
