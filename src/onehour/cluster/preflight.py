@@ -107,7 +107,8 @@ def give_back_places_of_the_dead() -> None:
     job = ray.get_runtime_context().get_job_id()
     for data in state.state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(data)
-        if group.creator_actor_dead and group.creator_job_id.hex() == job:
+        by_an_actor = any(byte != 0xFF for byte in group.creator_actor_id)  # others are Tune's, made by the driver
+        if by_an_actor and group.creator_actor_dead and group.creator_job_id.hex() == job:
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 

@@ -47,3 +47,11 @@ def count(
     batch = to_device(data.held_out[ids], worker.device)
     with autocast(worker.device, config.precision):
         return recipe.count(model, batch)
+
+
+@torch.no_grad()
+def metric_names(recipe: Recipe, data: Data) -> list[str]:
+    """What an evaluation of the recipe reports, such as held_out_loss: the names of one of a single sample."""
+    batch = data.held_out[range(1)]
+    totals = {name: value.item() for name, value in recipe.count(recipe.build_model().eval(), batch).items()}
+    return [f"held_out_{name}" for name in recipe.metrics(totals, 1, data.facts)]
