@@ -113,11 +113,12 @@ def test_the_module_is_the_command():
 
 
 def test_help(run):
-    for line in ("", "--help", "train", "train --help"):
+    for line in ("", "--help", "train", "train --help", "search", "search --help"):
         result = run(line)
         assert (result.code, result.err) == (0, "")
         assert "usage: onehour" in result.out
     assert "--hidden-width" in run("train gpt --help").out
+    assert "--scheduler" in run("search gpt --help").out
     for command in ("generate", "predict", "show", "doctor"):
         assert "--runs" in run(f"{command} --help").out
     assert "--language" in run("learn --help").out
@@ -132,7 +133,7 @@ def test_a_command_that_is_not_there(run):
         run("quux"),
         2,
         "'quux'",
-        "there are train, prepare, generate, predict, show, runs, rm, audit, doctor, learn, cluster, submit",
+        "there are train, search, prepare, generate, predict, show, runs, rm, audit, doctor, learn, cluster, submit",
     )
 
 

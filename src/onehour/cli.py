@@ -1,4 +1,4 @@
-"""The command line: onehour train, prepare, generate, predict, show and others: see HELP.
+"""The command line: onehour train, search, generate, predict, show and others: see HELP.
 
 Options come from the dataclasses in config.py and from the fields of the recipe. A command is a function of its name in
 one of the modules of commands/. That module, and with it torch and ray, is imported when the command is called, so that
@@ -25,6 +25,7 @@ HELP = f"""One hour from a tensor to a cluster: the same training in this proces
 usage: onehour COMMAND ...
 
   train RECIPE      train a recipe: {", ".join(RECIPES)}, or a Python file of your own
+  search RECIPE     try hyperparameters: many short trainings, the hopeless ones stopped early
   prepare RECIPE    prepare a recipe's data ahead of a training, by one process or many
   generate RUN      continue a prompt with a trained language model
   predict RUN       predict the held-out samples, or those of an Arrow or Parquet file
@@ -47,6 +48,7 @@ onehour COMMAND --help has the options of each. To begin:
 
 COMMANDS = {  # command -> its module in commands/
     "train": "train",
+    "search": "search",
     "prepare": "prepare",
     "generate": "use",
     "predict": "use",

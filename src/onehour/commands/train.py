@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -22,8 +22,12 @@ TRAIN_HELP = f"""usage: onehour train RECIPE [options]
 
 RECIPE is {", ".join(RECIPES)}, or the path of a Python file of your own.
 
-  onehour train RECIPE --help    the options of that recipe
-  onehour train --resume RUN     go on with a run from its newest good checkpoint"""
+  onehour train RECIPE --help          the options of that recipe
+  onehour train RECIPE --from SEARCH   with the settings of the best trial of a search
+  onehour train --resume RUN           go on with a run from its newest good checkpoint"""
+
+
+From = Annotated[str | None, tyro.conf.arg(name="from")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,15 @@ class Resume:
     resume: str | None = None
     runs: Path = Path("runs")
     storage: str | None = None
+    from_: From = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Begin:
+    """With which settings a run begins."""
+
+    from_: From = None
+    """A search, whose best trial's settings are the defaults here; or a run, whose own are."""
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -120,15 +133,34 @@ def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleC
             raise InputError(f"{arguments[0]} is a run; go on with it by: onehour train --resume {arguments[0]}")
         recipe = find_recipe(arguments[0])()
         config = recipe.defaults()
+        if resume.from_:
+            recipe, config = settings_of(resume.from_, resume.runs, recipe)
     else:
         raise InputError(
             f"There is no recipe to train; name one first ({', '.join(RECIPES)}, or a .py file), or --resume RUN."
         )
     command = f"train {arguments[0]}" if named else "train"
     options = parse_train(recipe, config, rest, command)
-    if not resume.resume and options.recipe.defaults() != config:  # a recipe's options may change its defaults
+    if (
+        not (resume.resume or resume.from_) and options.recipe.defaults() != config
+    ):  # a recipe's options may change its defaults
         options = parse_train(options.recipe, options.recipe.defaults(), rest, command)
     return options.recipe, options.train, options.scale
+
+
+def settings_of(name: str, runs: Path, recipe: Recipe) -> tuple[Recipe, TrainConfig]:
+    """The settings of the best trial of a search, or those of a run, which have to be of this recipe."""
+    from onehour.training.run import open_run
+    from onehour.training.trials import find_search
+
+    if search := find_search(runs, name):
+        found, config = search.best_settings()
+    else:
+        run = open_run(runs, name)
+        found, config = run.recipe(), run.train_config()
+    if found.name() != recipe.name():
+        raise InputError(f"{name} trains the recipe {found.name()}, not {recipe.name()}.")
+    return found, config
 
 
 def parse_train(recipe: Recipe, config: TrainConfig, arguments: Sequence[str], command: str) -> Any:
@@ -137,6 +169,7 @@ def parse_train(recipe: Recipe, config: TrainConfig, arguments: Sequence[str], c
         ("recipe", type(recipe), dataclasses.field(default=recipe)),
         ("train", TrainConfig, dataclasses.field(default=config)),
         ("scale", ScaleConfig, dataclasses.field(default=ScaleConfig())),
+        ("begin", Begin, dataclasses.field(default=Begin())),
     ]
     options = dataclasses.make_dataclass("TrainOptions", fields, frozen=True)
     return parse(options, arguments, command)
