@@ -7,6 +7,8 @@ workers is a driver, which takes no CPU, of a TorchTrainer.
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +32,13 @@ from onehour.training.trials import Search
 def one_worker(chosen: dict[str, Any], folder: str) -> None:
     """A trial of one worker, in an actor of Tune. When Tune wants no more of it, tune.report does not return."""
     search = Search(Path(folder))
-    run, recipe, config = begin(search, chosen)
-    try:
+    with run_of_this_trial(search) as run:
+        recipe, config = begin(search, run, chosen)
         start, _ = run.newest_checkpoint()
         tell_the_end(run, start)
         for report in keep(train(recipe, config, start), run, config.keep, settled=True):
             if "held_out_loss" in report.metrics:
                 tell_tune(to_row(report), run, with_checkpoint=search.asked().options.scheduler == "pbt")
-    except Exception as error:
-        run.note_failure(failure_of(error))
-        raise
 
 
 def several_workers(chosen: dict[str, Any], folder: str) -> None:
@@ -49,15 +48,14 @@ def several_workers(chosen: dict[str, Any], folder: str) -> None:
     """
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # Tune waits so long for that before the next trial comes here
     search = Search(Path(folder))
-    run, recipe, config = begin(search, chosen)
-    scale = scale_of(search.asked().options)
-    workers = scale.sizes()
-    try:
-        for _ in wait_for_room(scale, workers, math.inf):  # the last trial's workers may be about to leave
+    with run_of_this_trial(search) as run:
+        recipe, config = begin(search, run, chosen)
+        scale = scale_of(search.asked().options)
+        for _ in wait_for_room(scale, scale.sizes(), math.inf):  # the last trial's workers may be about to leave
             pass
         start, _ = run.newest_checkpoint()
         tell_the_end(run, start)
-        attempt = Attempt(recipe, config, scale, max(workers), run, start)
+        attempt = Attempt(recipe, config, scale, max(scale.sizes()), run, start)
         rows = attempt.follow(lambda: None)
         try:
             for row in rows:
@@ -70,17 +68,24 @@ def several_workers(chosen: dict[str, Any], folder: str) -> None:
             raise
         if attempt.error:
             diagnose(attempt.error, run, None, -1)
+
+
+@contextmanager
+def run_of_this_trial(search: Search) -> Iterator[Run]:
+    """The run of the trial that this actor was given; an error is written down there, for the table."""
+    run = Run(search.folder / tune.get_context().get_trial_name())
+    run.failure_file.unlink(missing_ok=True)
+    try:
+        yield run
     except Exception as error:
         run.note_failure(failure_of(error))
         raise
 
 
-def begin(search: Search, chosen: dict[str, Any]) -> tuple[Run, Recipe, TrainConfig]:
-    """The run of the trial that this actor was given, described; and what it trains."""
+def begin(search: Search, run: Run, chosen: dict[str, Any]) -> tuple[Recipe, TrainConfig]:
+    """Describe a trial's run, and put the checkpoint there that Tune gives, if any; returns what is to be trained."""
     asked = search.asked()
     recipe, config = with_choice(asked.recipe, asked.trial_config(), tidy(asked.space, chosen))
-    run = Run(search.folder / tune.get_context().get_trial_name())
-    run.failure_file.unlink(missing_ok=True)
     data = prepare(recipe)
     run.describe(recipe, config, scale_of(asked.options), data)
     if len(nodes()) > 1:
@@ -89,7 +94,7 @@ def begin(search: Search, chosen: dict[str, Any]) -> tuple[Run, Recipe, TrainCon
         with given.as_directory() as folder:
             shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
             shutil.copytree(folder, run.checkpoint_at(read_facts(Path(folder))["step"]))
-    return run, recipe, config
+    return recipe, config
 
 
 def tell_the_end(run: Run, start: Path | None) -> None:
