@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from onehour.cli import main
+from onehour.cli import COMMANDS, main
 from onehour.config import TrainConfig
 from onehour.data.loader import num_micro_batches
 from onehour.errors import InputError
@@ -133,7 +133,7 @@ def test_a_command_that_is_not_there(run):
         run("quux"),
         2,
         "'quux'",
-        "there are train, search, prepare, generate, predict, show, runs, rm, audit, doctor, learn, cluster, submit",
+        "there are " + ", ".join(COMMANDS),
     )
 
 

@@ -26,6 +26,7 @@ usage: onehour COMMAND ...
 
   train RECIPE      train a recipe: {", ".join(RECIPES)}, or a Python file of your own
   search RECIPE     try hyperparameters: many short trainings, the hopeless ones stopped early
+  scale RECIPE      the same training by 1, 2, 4 workers: how it scales, and why
   prepare RECIPE    prepare a recipe's data ahead of a training, by one process or many
   generate RUN      continue a prompt with a trained language model
   predict RUN       predict the held-out samples, or those of an Arrow or Parquet file
@@ -49,6 +50,7 @@ onehour COMMAND --help has the options of each. To begin:
 COMMANDS = {  # command -> its module in commands/
     "train": "train",
     "search": "search",
+    "scale": "scale",
     "prepare": "prepare",
     "generate": "use",
     "predict": "use",

@@ -198,6 +198,52 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class ScalingConfig:
+    """At which numbers of workers a training is measured, and on how much hardware."""
+
+    workers: tuple[int, ...] = (1, 2)
+    """Numbers of workers, such as 1 2 4; the first is what the others are compared with."""
+    strong: bool = False
+    """The global batch stays, so the losses have to agree; unless --weak, this is what is done."""
+    weak: bool = False
+    """The global batch grows with the workers: global_batch_size is that of one."""
+    simulate: str | None = None
+    """More numbers of workers, such as 8,64,512,4096, worked out from what was measured."""
+    gpu: bool = False
+    """Give each worker a GPU."""
+    cpus_per_worker: float | None = None
+    """CPU cores of each worker. None: the cores of this machine shared equally; on a cluster 1."""
+    address: str | None = None
+    """Ray cluster to join, such as auto or ray://head:10001; inside a Ray job it is found by itself."""
+    name: str | None = None
+    """Name of the folder for its runs; None takes the next free one, such as scale-gpt-1."""
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value > 0, "greater than 0", "cpus_per_worker")
+        sizes = self.workers
+        if not sizes or min(sizes) < 1 or list(sizes) != sorted(set(sizes)):
+            raise InputError(
+                f"workers is {' '.join(map(str, sizes))}; it must be numbers from 1 on that grow, such as 1 2 4."
+            )
+        if self.strong and self.weak:
+            raise InputError("--strong keeps the global batch and --weak lets it grow; choose one of them.")
+        self.simulated()
+
+    def simulated(self) -> tuple[int, ...]:
+        """The numbers of workers to be simulated.
+
+        Raises:
+            InputError: `simulate` is no list of them.
+        """
+        texts = [text.strip() for text in (self.simulate or "").split(",") if text.strip()]
+        if not all(text.isdigit() and int(text) > 0 for text in texts):
+            raise InputError(f"simulate is {self.simulate}; it must be numbers of workers, such as 8,64,512,4096.")
+        return tuple(sorted(map(int, texts)))
+
+
+@dataclass(frozen=True)
 class PrepareConfig:
     """By how many processes data are prepared, and where they are kept. None of it changes them."""
 

@@ -34,6 +34,8 @@ from onehour.config import ScaleConfig, TrainConfig, seconds
 from onehour.recipe import Recipe
 from onehour.training.run import Run
 
+Work = Callable[[dict[str, Any]], None]
+
 FOLLOW_SECONDS = 0.05
 ASK_SECONDS = 1.0
 # launch.py begins again itself, from a checkpoint that it has examined. Left to itself, Ray would for ever.
@@ -66,7 +68,7 @@ class Attempt:
 
     def __init__(
         self, recipe: Recipe, config: TrainConfig, scale: ScaleConfig, workers: int, run: Run, start: Path | None,
-        away: Away | None = None,
+        away: Away | None = None, work: Work | None = None,
     ) -> None:  # fmt: skip
         for old in (run.failure_file, run.stop_file, *run.stacks.glob("*.txt")):
             old.unlink(missing_ok=True)
@@ -87,7 +89,7 @@ class Attempt:
         }
         cpus = cpus_of_each(scale, workers, nodes())
         self.trainer = Trainer(
-            train_worker,
+            work or train_worker,
             train_loop_config=job,
             scaling_config=ScalingConfig(
                 num_workers=workers,

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import OutOfMemoryError, RayActorError
 
@@ -23,12 +23,16 @@ from onehour.training.keep import not_kept
 from onehour.training.plan import usable_sizes
 from onehour.training.run import Run
 
+if TYPE_CHECKING:
+    from onehour.cluster.attempt import Work
+
 BYTES_OF_A_NOTE = 1e5
 
 
 def train_on_ray(
-    recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: Run, checkpoint_bytes: float = 0
-) -> Iterator[dict[str, Any]]:
+    recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: Run, checkpoint_bytes: float = 0,
+    work: "Work | None" = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Train `recipe` in `run` by the workers that `scale` asks for; yields the rows of metrics.jsonl as they appear.
 
     A row {"warning": ...} tells of a fault, of what is waited for, or what to know about the nodes, each of which has to
@@ -36,6 +40,7 @@ def train_on_ray(
     to `scale.max_failures` times; an exception that a worker raised twice is not tried again. Where `scale.workers` is a
     range, each attempt has as many workers as there is room for, and makes way for a larger one when nodes have come.
     Ctrl-C or SIGTERM ends the last attempt with a row that has "interrupted"; a second one, or a `break`, ends at once.
+    The workers do `work`, which is train_worker unless said otherwise.
 
     Raises:
         InputError: the cluster cannot hold the workers, or they find the configuration wrong.
@@ -57,7 +62,7 @@ def train_on_ray(
             away = yield from meet_new_nodes(run, config, scale.storage, room, known, away)
             start, warnings = run.newest_checkpoint()
             yield from ({"warning": warning} for warning in warnings)
-            attempt = Attempt(recipe, config, scale, workers, run, start, away)
+            attempt = Attempt(recipe, config, scale, workers, run, start, away, work)
             with stop_requests() as wish:
                 interrupted = yield from attempt.follow(partial(reason_to_stop, wish, scale, sizes, workers))
             if away and scale.storage:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from onehour.cli import fail, parse, this_command
+from onehour.commands.options import recipe_options
 from onehour.commands.train import elsewhere
 from onehour.config import SearchConfig, TrainConfig
 from onehour.errors import InputError
@@ -82,26 +83,16 @@ def go_on(arguments: Sequence[str]) -> None:
 
 def read_asked(arguments: Sequence[str]) -> "Asked":
     """What the command line asks for."""
-    recipe = find_recipe(arguments[0])()
-    options = parse_search(recipe, recipe.defaults(), arguments)
-    if options.recipe.defaults() != recipe.defaults():  # a recipe's options may change its defaults
-        options = parse_search(options.recipe, options.recipe.defaults(), arguments)
+    kind = Annotated[SearchConfig, tyro.conf.UseAppendAction]
+    options = recipe_options(
+        find_recipe(arguments[0])(), lambda recipe: recipe.defaults(), arguments[1:], f"search {arguments[0]}",
+        search=(kind, SearchConfig()),
+    )  # fmt: skip
     texts = options.recipe.space() | (from_file(options.search.space_file) if options.search.space_file else {})
     recipe, config, space = read_space(options.recipe, options.train, texts | from_options(options.search.space))
     from onehour.training.trials import Asked
 
     return Asked(arguments[0], recipe, config, space, options.search)
-
-
-def parse_search(recipe: Recipe, config: TrainConfig, arguments: Sequence[str]) -> Any:
-    """Arguments as an object with recipe, train and search, starting from these defaults."""
-    fields: list[tuple[str, Any, Any]] = [
-        ("recipe", type(recipe), dataclasses.field(default=recipe)),
-        ("train", TrainConfig, dataclasses.field(default=config)),
-        ("search", Annotated[SearchConfig, tyro.conf.UseAppendAction], dataclasses.field(default=SearchConfig())),
-    ]
-    options = dataclasses.make_dataclass("SearchOptions", fields, frozen=True)
-    return parse(options, arguments[1:], f"search {arguments[0]}")
 
 
 def check_extra() -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from onehour.cli import fail, parse, this_command
+from onehour.cli import fail, this_command
+from onehour.commands.options import recipe_options
 from onehour.config import ScaleConfig, TrainConfig
 from onehour.errors import InputError
 from onehour.recipe import RECIPES, Recipe, find_recipe
@@ -140,11 +141,9 @@ def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleC
             f"There is no recipe to train; name one first ({', '.join(RECIPES)}, or a .py file), or --resume RUN."
         )
     command = f"train {arguments[0]}" if named else "train"
-    options = parse_train(recipe, config, rest, command)
-    if (
-        not (resume.resume or resume.from_) and options.recipe.defaults() != config
-    ):  # a recipe's options may change its defaults
-        options = parse_train(options.recipe, options.recipe.defaults(), rest, command)
+    defaults = (lambda _: config) if resume.resume or resume.from_ else (lambda recipe: recipe.defaults())
+    others = {"scale": (ScaleConfig, ScaleConfig()), "begin": (Begin, Begin())}
+    options = recipe_options(recipe, defaults, rest, command, **others)
     return options.recipe, options.train, options.scale
 
 
@@ -161,18 +160,6 @@ def settings_of(name: str, runs: Path, recipe: Recipe) -> tuple[Recipe, TrainCon
     if found.name() != recipe.name():
         raise InputError(f"{name} trains the recipe {found.name()}, not {recipe.name()}.")
     return found, config
-
-
-def parse_train(recipe: Recipe, config: TrainConfig, arguments: Sequence[str], command: str) -> Any:
-    """Arguments as an object with recipe, train and scale, starting from these defaults."""
-    fields: list[tuple[str, Any, Any]] = [
-        ("recipe", type(recipe), dataclasses.field(default=recipe)),
-        ("train", TrainConfig, dataclasses.field(default=config)),
-        ("scale", ScaleConfig, dataclasses.field(default=ScaleConfig())),
-        ("begin", Begin, dataclasses.field(default=Begin())),
-    ]
-    options = dataclasses.make_dataclass("TrainOptions", fields, frozen=True)
-    return parse(options, arguments, command)
 
 
 def place(scale: ScaleConfig, sizes: Sequence[int], world_size: int) -> str:

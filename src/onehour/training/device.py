@@ -82,6 +82,12 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was asked to; a CPU does at once what it is asked to."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The batch on `device`; from pinned memory the copy overlaps with computing."""
     return {name: column.to(device, non_blocking=True) for name, column in batch.items()}

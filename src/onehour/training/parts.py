@@ -1,0 +1,87 @@
+"""What a step of a training consists of, measured."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from onehour.config import TrainConfig
+from onehour.data.loader import MicroBatches, num_micro_batches
+from onehour.data.prepare import Data
+from onehour.recipe import Recipe
+from onehour.training.device import Worker, autocast, synchronize, this_worker, to_device
+from onehour.training.loop import sample_losses
+from onehour.training.optim import build_optimizer
+from onehour.training.parallel import max_over_workers, mean_over_workers
+
+WARM_UP, STEPS = 5, 20
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of one step, one part after the other; means over the workers. In a training some of them overlap."""
+
+    data: float
+    """Until the batch is there."""
+    compute: float
+    """Forward and backward over the worker's share of the global batch."""
+    waiting: float
+    """Until the slowest worker has come as far."""
+    exchange: float
+    """The all-reduce of the gradients."""
+    update: float
+    """Clipping and the optimizer's step, which every worker does whole."""
+
+
+def measure_parts(recipe: Recipe, config: TrainConfig, data: Data, num_steps: int = STEPS) -> Parts:
+    """Take `num_steps` steps of a training apart: between two parts, every worker looks at the clock.
+
+    The gradients are exchanged after the backward pass, in one piece, and not while it runs, as in a training; so the
+    sum is what a step would take if nothing overlapped. The median over the steps stands for each part.
+    """
+    worker = this_worker(config)
+    accumulated = num_micro_batches(config, worker.world_size)
+    torch.manual_seed(config.seed)
+    model = recipe.build_model().to(worker.device)
+    optimizer = build_optimizer(model, config)
+    order = MicroBatches(
+        recipe, data.train, config.seed, config.global_batch_size, worker.rank, worker.world_size, accumulated
+    )
+    batches = order.steps(0, WARM_UP + num_steps, config.num_loader_processes, worker.device.type == "cuda")
+    times = []
+    for _ in range(WARM_UP + num_steps):
+        optimizer.zero_grad()
+        marks = [now(worker)]
+        micro_batches = next(batches)
+        marks.append(now(worker))
+        for batch in micro_batches:
+            with autocast(worker.device, config.precision):
+                loss = sample_losses(recipe, model, to_device(batch, worker.device)).mean() / accumulated
+            loss.backward()
+        marks.append(now(worker))
+        max_over_workers(torch.zeros(1, device=worker.device), worker)  # nobody passes before all have come
+        marks.append(now(worker))
+        exchange([p.grad for p in model.parameters() if p.grad is not None], worker)
+        marks.append(now(worker))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip or float("inf"))
+        optimizer.step()
+        marks.append(now(worker))
+        times.append(np.diff(marks))
+    medians = torch.tensor(np.median(times[WARM_UP:], axis=0), device=worker.device, dtype=torch.float32)
+    return Parts(*mean_over_workers(medians, worker).tolist())
+
+
+def now(worker: Worker) -> float:
+    """The time in seconds when the device has done all that it was asked to."""
+    synchronize(worker.device)
+    return time.perf_counter()
+
+
+def exchange(gradients: Sequence[Tensor], worker: Worker) -> None:
+    """Add up the gradients over the workers, in one piece."""
+    if worker.world_size > 1:
+        dist.all_reduce(torch.cat([gradient.flatten() for gradient in gradients]))
