@@ -34,6 +34,19 @@ def seconds(time: str) -> float:
     return float(form[1]) * {"s": 1, "m": 60, "h": 3600}[form[2]]
 
 
+def profiled_steps(text: str) -> tuple[int, int]:
+    """The first and the last step of such as 10:20, or 10 for one.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    form = re.fullmatch(r"(\d+)(?::(\d+))?", text)
+    first, last = (int(form[1]), int(form[2] or form[1])) if form else (0, 0)
+    if not 1 <= first <= last:
+        raise InputError(f"profile is {text}; it must be steps, such as 10:20, from 1 on.")
+    return first, last
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How a model is trained. Every size is global: it does not change with the number of workers."""
@@ -89,6 +102,8 @@ class TrainConfig:
     """Record which samples each worker trained in each step, for `onehour audit`."""
     audit_ids: bool = False
     """Record their ids, too, and not only a digest of them; implies audit."""
+    profile: str | None = None
+    """Steps, such as 10:20, counted from where this training begins or goes on, to be traced on every worker."""
 
     def __post_init__(self) -> None:
         if isinstance(self.checkpoint_every, str):
@@ -99,6 +114,8 @@ class TrainConfig:
               "learning_rate clip patience evaluate_every keep log_every")  # fmt: skip
         check(self, lambda value: value >= 0, "0 or more", "warmup_steps weight_decay num_loader_processes")
         check(self, lambda value: 0 <= value < 1, "at least 0 and less than 1", "momentum beta1 beta2")
+        if self.profile:
+            profiled_steps(self.profile)
 
 
 @dataclass(frozen=True)
@@ -127,6 +144,10 @@ class ScaleConfig:
     """Folder or URI, such as s3://bucket/runs, to which the run is copied as it goes; --resume finds it there, too."""
     resume: str | None = None
     """Name of a run that goes on from its newest good checkpoint."""
+    track: Literal["mlflow"] | None = None
+    """Also tell MLflow, at $MLFLOW_TRACKING_URI or in mlflow.db among the runs. TensorBoard's files are in each run."""
+    dashboard: bool = False
+    """Start Ray's dashboard for the time of the training, on this machine's own Ray."""
 
     def __post_init__(self) -> None:
         check(self, lambda value: value >= 0, "0 or more", "max_failures")

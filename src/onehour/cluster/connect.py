@@ -1,6 +1,6 @@
 """The connection to Ray: a Ray of our own on this machine, or a cluster that somebody else started."""
 
-import importlib
+import importlib.util
 import os
 import threading
 from collections.abc import Iterator
@@ -20,11 +20,13 @@ from onehour.errors import InputError
 
 
 @contextmanager
-def ray_cluster(address: str | None, needed: str = "onehour.cluster.attempt") -> Iterator[None]:
+def ray_cluster(
+    address: str | None, needed: str = "onehour.cluster.attempt", dashboard: bool = False
+) -> Iterator[None]:
     """A connection to Ray: the one there is, the cluster at `address`, or else a Ray of our own on this machine.
 
     The module that is `needed` next is imported in the meantime. Our own Ray meets no other one on the machine, listens
-    on loopback alone, and ends with the block.
+    on loopback alone, and ends with the block; it may have its `dashboard`, with the training in it.
 
     Raises:
         InputError: there is no cluster at the address.
@@ -32,15 +34,17 @@ def ray_cluster(address: str | None, needed: str = "onehour.cluster.attempt") ->
     if ray.is_initialized():
         yield
         return
-    connect(address, needed)
+    connect(address, needed, dashboard)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def connect(address: str | None, needed: str = "onehour.cluster.attempt") -> None:
+def connect(address: str | None, needed: str = "onehour.cluster.attempt", dashboard: bool = False) -> None:
     """ray.init, without its words, while another thread imports what comes next: that spares more than a second."""
+    if dashboard and importlib.util.find_spec("aiohttp_cors") is None:
+        raise InputError("--dashboard takes ray[default], which is not installed here: pip install 'onehour[cluster]'.")
     threading.Thread(target=importlib.import_module, args=(needed,)).start()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
@@ -50,7 +54,9 @@ def connect(address: str | None, needed: str = "onehour.cluster.attempt") -> Non
             ray.init(address=address, **quiet)
         else:
             stay_on_loopback()
-            ray.init(address="local", include_dashboard=False, **quiet)
+            if dashboard:
+                os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"  # else its Train page stays empty
+            ray.init(address="local", include_dashboard=dashboard, **quiet)
     except Exception as error:  # Ray raises a bare one where a machine is so busy that its processes start too late
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"Ray cannot be reached at {address or 'this machine'}: {reason}") from error

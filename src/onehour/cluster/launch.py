@@ -9,6 +9,7 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from ray._private.worker import get_dashboard_url
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from onehour.cluster.address import cluster_address
@@ -48,7 +49,10 @@ def train_on_ray(
     """
     sizes = usable_sizes(config, scale)
     address = cluster_address(scale.address)
-    with ray_cluster(address):
+    with ray_cluster(address, dashboard=scale.dashboard):
+        if scale.dashboard:
+            token = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")  # where Ray writes one if there is none
+            yield {"dashboard": f"http://{get_dashboard_url()}, with the token in {token}, until the training ends"}
         from onehour.cluster.attempt import Attempt  # ray_cluster has a thread import what this one needs
         from onehour.cluster.desk import bring_back, meet_new_nodes
 

@@ -13,6 +13,7 @@ from onehour.config import TrainConfig
 from onehour.recipe import recipe_from
 from onehour.training.keep import keep, keep_part, to_row
 from onehour.training.loop import train
+from onehour.training.profile import profiled
 from onehour.training.run import Run, failure_of
 from onehour.training.shared import take
 from onehour.training.storage import settle
@@ -46,10 +47,11 @@ def train_worker(job: dict[str, Any]) -> None:
                 settle(run, job["storage"], start)
             reports = train(recipe_from(job["recipe"]), config, start, stop, data)
             last = None
-            for report in keep(reports, run, config.keep, job["storage"]) if rank == 0 else keep_part(reports):
-                if rank == 0 and desk:
-                    ray.get(desk.append.remote(to_row(report), report.trained))
-                last = report
+            with profiled(config.profile, run.folder / "profile", rank):
+                for report in keep(reports, run, config.keep, job["storage"]) if rank == 0 else keep_part(reports):
+                    if rank == 0 and desk:
+                        ray.get(desk.append.remote(to_row(report), report.trained))
+                    last = report
             if last is None:  # a run that had reached its last step already
                 return
             checkpoint = Checkpoint(str(run.checkpoint_at(last.step)))

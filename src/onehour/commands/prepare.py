@@ -82,6 +82,14 @@ def processes(options: PrepareConfig) -> Iterator["Each"]:
         yield each
 
 
+def show_preparing(recipe: Recipe) -> None:
+    """Prepare the data in the cache, if they are not there, with a live line."""
+    from onehour.data.prepare import data_name
+    from onehour.training.shared import prepare_ahead
+
+    show(prepare_ahead(recipe, data_name(recipe), None, map), len(recipe.pieces()))
+
+
 def show(files: Iterable["FileSum"], num_pieces: int) -> None:
     """A live line of the files that are done, where the output is a terminal."""
     from onehour.show.terminal import duration, in_bytes

@@ -1,9 +1,11 @@
 """onehour train: plan, train in this process or on Ray, show what came out."""
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,7 @@ import tyro
 
 from onehour.cli import fail, this_command
 from onehour.commands.options import recipe_options
-from onehour.config import ScaleConfig, TrainConfig
+from onehour.config import ScaleConfig, TrainConfig, profiled_steps
 from onehour.errors import InputError
 from onehour.recipe import RECIPES, Recipe, find_recipe
 
@@ -60,31 +62,39 @@ def train(arguments: Sequence[str]) -> None:
         raise InputError(
             "torchrun has started the workers already; add --workers 0, so that Ray does not start others."
         )
+    from onehour.commands.prepare import show_preparing
     from onehour.show.terminal import plan_text
+    from onehour.training.checkpoint import read_facts
     from onehour.training.device import find_device
     from onehour.training.keep import check_room
     from onehour.training.plan import make_plan, usable_sizes
     from onehour.training.run import create_run, open_run
     from onehour.training.shared import data_of, shared_data
     from onehour.training.storage import open_storage
+    from onehour.training.track import in_mlflow, mlflow_uri
 
     sizes = usable_sizes(config, scale) if scale.workers != 0 else []
     run = open_run(scale.runs, scale.resume) if scale.resume else None
     start = run.newest_checkpoint()[0] if run else None
     if rank == 0 and scale.storage and not scale.resume:  # with --resume it was opened already
         open_storage(scale.storage)
+    if rank == 0 and not run:
+        show_preparing(recipe)
     data = data_of(run, recipe, scale.storage) if run else shared_data(recipe, scale.storage)
     plan = make_plan(recipe, config, data, max(sizes, default=world_size), start)
     if scale.workers == 0:
         find_device(config.device)
+    check_watching(config, scale, plan.num_steps - (read_facts(start)["step"] if start else 0))
     if rank > 0:
         train_beside_rank_0(recipe, config, start, data)
         return
     where = place(scale, sizes, world_size)
     check_room(scale.runs, plan.checkpoint_bytes, config.keep or 1)
+    mlflow = mlflow_uri(scale.runs) if scale.track else None
     run = run or create_run(scale.runs, scale.name, recipe.name())
-    with run.lock():
+    with run.lock(), ExitStack() as stack:
         run.describe(recipe, config, scale, data)
+        stack.enter_context(in_mlflow(run, mlflow))
         print(plan_text(plan, recipe, config, where, run.folder), flush=True)
         if scale.resume:
             print(f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True)
@@ -92,6 +102,21 @@ def train(arguments: Sequence[str]) -> None:
     if start and not last:
         print("nothing    is left to train: that was the last step; for more, give --num-steps or --num-epochs")
     finish(run)
+
+
+def check_watching(config: TrainConfig, scale: ScaleConfig, num_left: int) -> None:
+    """Refuse what there would be nothing to see of: a dashboard without Ray, a profile of steps that never come."""
+    if scale.dashboard and (scale.workers == 0 or scale.address):
+        there = (
+            f"the cluster at {scale.address} has its own, at port 8265 of its head"
+            if scale.address
+            else "--workers 0 has no Ray"
+        )
+        raise InputError(f"--dashboard is for a Ray that the training starts, and {there}; leave it away.")
+    if config.profile and (last := profiled_steps(config.profile)[1]) > num_left:
+        raise InputError(
+            f"--profile {config.profile} ends at step {last:,}, and {num_left:,} are left to train; name earlier ones."
+        )
 
 
 def show_rows(
@@ -105,6 +130,8 @@ def show_rows(
     try:
         for row in rows:
             progress.show(row)
+            if scale.storage and row.get("step") == row.get("num_steps"):
+                progress.draw(f"copying what is not there yet to {scale.storage}")
             if "warning" in row:
                 run.note_warning(row["warning"])
     except KeyboardInterrupt:
@@ -187,10 +214,11 @@ def drive(
     from onehour.training.interrupt import stop_requests
     from onehour.training.keep import keep, to_row
     from onehour.training.loop import train
+    from onehour.training.profile import profiled
 
     start, warnings = run.newest_checkpoint()
     yield from ({"warning": warning} for warning in warnings)
-    with stop_requests() as wish:
+    with stop_requests() as wish, profiled(config.profile, run.folder / "profile", rank=0):
         for report in keep(train(recipe, config, start, wish.is_set, data), run, config.keep, scale.storage):
             yield to_row(report)
 
@@ -200,8 +228,9 @@ def train_beside_rank_0(recipe: Recipe, config: TrainConfig, start: Path | None,
     from onehour.training import loop
     from onehour.training.interrupt import stop_requests
     from onehour.training.keep import keep_part
+    from onehour.training.profile import profiled
 
-    with stop_requests() as wish:
+    with stop_requests() as wish, profiled(config.profile, None, int(os.environ["RANK"])):
         for _ in keep_part(loop.train(recipe, config, start, wish.is_set, data)):
             pass
 
@@ -209,6 +238,7 @@ def train_beside_rank_0(recipe: Recipe, config: TrainConfig, start: Path | None,
 def finish(run: "Run") -> None:
     """Show what a finished run has brought, and where it is."""
     from onehour.show.curve import save_curve
+    from onehour.show.table import operations_text
     from onehour.show.terminal import in_bytes
     from onehour.training.run import load_trained
 
@@ -218,6 +248,9 @@ def finish(run: "Run") -> None:
     peak = max(row.get("peak_memory", 0) for row in rows)
     print(f"\n{recipe.closing_words(model, run.folder / 'data', rows[-1], run.facts())}\n")
     print(f"memory     {in_bytes(peak)} at its peak in the worker of rank 0")
+    if (operations := run.folder / "profile" / "operations.json").is_file():
+        print(f"{operations_text(json.loads(operations.read_text()))}\n")
+        print(f"profile    {operations.parent}, a trace for each rank: open it at ui.perfetto.dev")
     print(f"run        {run.folder}")
     print(f"curve      {curve}")
     print(f"try next   {this_command()} {recipe.next_command()} {run.name}{elsewhere(run)}")

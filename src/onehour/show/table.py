@@ -24,6 +24,15 @@ def evaluations_text(rows: list[dict[str, Any]]) -> str:
     return align(lines) + (f"\n{earlier:,} earlier evaluations are in metrics.jsonl" if earlier > 0 else "")
 
 
+def operations_text(operations: list[dict[str, Any]]) -> str:
+    """The operations of a profile that took longest: their own time, their share of it, how often they were called."""
+    lines = [["operation", "ms", "share", "calls"]] + [
+        [row["name"][:40], f"{1000 * row['seconds']:,.1f}", f"{row['share']:.1%}", f"{row['calls']:,}"]
+        for row in operations
+    ]
+    return align(lines)
+
+
 def words(name: str) -> str:
     """The name of a held-out metric as one says it: held_out_bits_per_byte is bits per byte."""
     return name.removeprefix("held_out_").replace("_", " ")

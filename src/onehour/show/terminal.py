@@ -71,6 +71,8 @@ class Progress:
         """Show a row of metrics.jsonl, or {"warning": ...}."""
         if "warning" in row:
             self.leave(row["warning"])
+        if "dashboard" in row:
+            self.leave(f"dashboard  {row['dashboard']}")
         if "step" not in row:
             return
         if "held_out_loss" in row:
@@ -78,12 +80,16 @@ class Progress:
             self.leave(f"{self.line(row)}  held out: {'  '.join(held_out)}")
         elif self.live:
             left = (row["num_steps"] - row["step"]) * self.batch / row["samples_per_second"]
-            line = f"{self.line(row)}  lr {row['learning_rate']:.1e}  {duration(left)} left"
+            self.draw(f"{self.line(row)}  lr {row['learning_rate']:.1e}  {duration(left)} left")
+        elif time.monotonic() - self.told > QUIET_SECONDS:
+            self.leave(self.line(row))
+
+    def draw(self, line: str) -> None:
+        """Draw the live line, where there is one."""
+        if self.live:
             # Cut, as a line that wraps could not be drawn over; and from the left edge, so that what comes next,
             # the sentence of an error say, does not stand behind it.
             print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\033[K\r", end="", flush=True)
-        elif time.monotonic() - self.told > QUIET_SECONDS:
-            self.leave(self.line(row))
 
     def line(self, row: dict[str, Any]) -> str:
         """Step, loss and speed."""

@@ -14,6 +14,7 @@ from onehour.training.checkpoint import State
 from onehour.training.loop import Report
 from onehour.training.run import Run
 from onehour.training.storage import upload
+from onehour.training.track import trackers
 
 
 def keep(
@@ -33,7 +34,7 @@ def keep(
             checkpoint could not be copied to the storage.
     """
     sweep(run)
-    with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as writer:
+    with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as writer, trackers(run) as track:
         writing: Future[str | None] | None = writer.submit(copy_newest, run, storage) if storage else None
         for report in with_samples_that_diverged(reports, run):
             with a_full_disk_told(run, storage):
@@ -44,6 +45,7 @@ def keep(
                     if settled:
                         wait([writing])
                 append(run.metrics_file, [to_row(report)])
+                track(to_row(report))
                 append(run.audit_file, report.trained)
             yield report
         with a_full_disk_told(run, storage):

@@ -7,6 +7,8 @@ runs/gpt-1/
     warnings.jsonl   faults, and whatever else was told beside the training, a line each
     audit.jsonl      with --audit: which samples were trained
     checkpoints/     step_0000500, step_0001000, ...
+    tensorboard/     the reports, for TensorBoard
+    profile/         with --profile: a trace of each rank, and the longest operations
     curve.png        the losses as a picture
 """
 

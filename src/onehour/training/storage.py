@@ -21,7 +21,7 @@ from onehour.errors import InputError
 from onehour.training.run import Run, lowest_loss
 from onehour.training.sums import SUMS, damage
 
-SMALL = ("config.json", "data", "metrics.jsonl", "warnings.jsonl", "audit.jsonl")
+SMALL = ("config.json", "data", "metrics.jsonl", "warnings.jsonl", "audit.jsonl", "mlflow.json", "tensorboard")
 
 
 def open_storage(uri: str) -> FileSystem:

@@ -1,0 +1,113 @@
+"""What TensorBoard and MLflow get of a run, read back by readers that are not ours."""
+
+import json
+import struct
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from onehour.cli import main
+
+
+def events(run):
+    """All events of a run, oldest file first: records of length, its checksum, data, its checksum."""
+    found = []
+    for path in sorted((run / "tensorboard").iterdir(), key=lambda path: path.name.rpartition(".")[2]):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            found.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return found
+
+
+def scalars(run, name):
+    """Steps and values of a metric as TensorBoard shows them: where an attempt begins, what was beyond it is purged."""
+    shown = {}
+    for event in events(run):
+        if event.HasField("session_log"):
+            shown = {step: value for step, value in shown.items() if step < event.step}
+        for value in event.summary.value:
+            if value.tag == name:
+                assert event.step not in shown, "a step is there twice"
+                shown[event.step] = value.simple_value
+    return shown
+
+
+def rows_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("sys.argv", ["onehour"])
+    return tmp_path / "runs"
+
+
+def train(runs, *options):
+    main(["train", "toy", "--workers", "0", "--runs", str(runs), *options])
+
+
+def test_tensorboard_has_every_metric_of_every_report(runs):
+    train(runs, "--num-steps", "12")
+    rows = rows_of(runs / "toy-1")
+    assert scalars(runs / "toy-1", "loss") == pytest.approx({row["step"]: row["loss"] for row in rows})
+    assert scalars(runs / "toy-1", "held_out_accuracy") == {10: 1.0, 12: 1.0}
+    assert events(runs / "toy-1")[0].file_version == "brain.Event:2"
+
+
+def test_steps_that_are_done_again_are_shown_once(runs):
+    train(runs, "--num-steps", "12", "--checkpoint-every", "5", "--keep", "9")
+    for step in (10, 12):
+        (runs / "toy-1" / "checkpoints" / f"step_{step:07d}" / "checkpoint.json").unlink()
+    main(["train", "--resume", "toy-1", "--workers", "0", "--runs", str(runs)])
+    assert list(scalars(runs / "toy-1", "loss")) == list(range(1, 13))
+    assert len(list((runs / "toy-1" / "tensorboard").iterdir())) == 2
+
+
+def test_mlflow_has_options_and_metrics_and_goes_on(runs):
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    train(runs, "--num-steps", "6", "--track", "mlflow")
+    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    [experiment] = [found for found in client.search_experiments() if found.name == "toy"]
+    [run] = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("toy-1", "FINISHED")
+    assert (run.data.params["learning_rate"], run.data.params["recipe"]) == ("0.5", "toy")
+    main(["train", "--resume", "toy-1", "--workers", "0", "--runs", str(runs), "--num-steps", "8"])
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert {one.step: one.value for one in history} == {row["step"]: row["loss"] for row in rows_of(runs / "toy-1")}
+    assert len(client.search_runs([experiment.experiment_id])) == 1
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def test_a_training_that_fails_has_failed_in_mlflow(runs):
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    with pytest.raises(SystemExit, match="1"):
+        train(runs, "--learning-rate", "1e30", "--track", "mlflow")
+    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    [run] = client.search_runs([found.experiment_id for found in client.search_experiments()])
+    assert run.info.status == "FAILED"
+
+
+def test_a_store_that_cannot_be_reached_is_told_before_the_training(runs, monkeypatch, capsys):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(SystemExit, match="2"):
+        train(runs, "--track", "mlflow")
+    assert "MLflow keeps nothing at http://127.0.0.1:9 (" in capsys.readouterr().err
+    assert not runs.exists()
+
+
+def test_without_mlflow_the_extra_is_named(runs, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="2"):
+        train(runs, "--track", "mlflow")
+    assert (
+        "--track mlflow takes MLflow, which is not installed here: pip install 'onehour[mlflow]'."
+        in capsys.readouterr().err
+    )
