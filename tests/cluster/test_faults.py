@@ -98,7 +98,9 @@ def test_workers_follow_the_nodes_that_go_and_come(tmp_path, cluster):
     assert [attempt.facts["num_workers"] for attempt in attempts] == [4, 2, 4, 2]
     assert told[0].startswith("A node that falls silent is given up after 65 s")
     assert told[1].startswith("A worker died")
-    assert any(warning == "There is room for 4 workers now: the 2 save, and 4 go on." for warning in told)
+    assert any(
+        warning == "There is room for 4 workers now: the training is saved and goes on with them." for warning in told
+    )
     assert any("is about to be taken away: the workers save and go on without it." in warning for warning in told)
     proven = account(run)
     assert (proven.lost, proven.twice, proven.wrong, proven.num_steps) == (0, 0, [], 500)

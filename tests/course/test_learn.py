@@ -12,7 +12,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.sign import NotebookNotary
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from onehour.cli import main
 from onehour.course import learn
@@ -20,6 +23,7 @@ from onehour.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = ["01_first.ipynb", "02_second.ipynb", "zh/01_first.ipynb"]
+PICTURE = new_output("display_data", {"image/svg+xml": "<svg/>", "text/plain": "a picture"})
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def package(tmp_path, monkeypatch):
     for chapter in [*CHAPTERS, ".ipynb_checkpoints/01_first-checkpoint.ipynb"]:
         path = package / "notebooks" / chapter
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(chapter)
+        path.write_text(nbformat.writes(new_notebook(cells=[new_code_cell(f"draw({chapter!r})", outputs=[PICTURE])])))
         path.chmod(0o444)
     monkeypatch.setattr(learn, "PACKAGE", package)
     return package
@@ -41,6 +45,7 @@ def opened(monkeypatch, tmp_path):
     opened = []
     monkeypatch.setattr(os, "execv", lambda program, command: opened.append((Path.cwd(), command[-1])))
     monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
     monkeypatch.chdir(tmp_path)
     return opened
 
@@ -63,6 +68,19 @@ def test_a_copy_that_is_there_is_kept_as_it_is(package, tmp_path, opened, capsys
     assert "onehour-course is kept as you left it" in capsys.readouterr().out
     assert mine.read_text() == "my answer"
     assert not (tmp_path / "onehour-course" / "02_second.ipynb").exists()
+
+
+def test_jupyterlab_trusts_the_copy_and_so_shows_its_pictures_but_not_what_somebody_else_put_there(
+    package, tmp_path, opened
+):
+    main(["learn"])
+    copies = [nbformat.read(tmp_path / "onehour-course" / chapter, as_version=4) for chapter in CHAPTERS]
+    assert all(NotebookNotary().check_signature(copy) for copy in copies)
+    other = tmp_path / "onehour-course" / CHAPTERS[0]
+    other.write_text(other.read_text().replace("<svg/>", "<svg onload='steal()'/>"))
+    os.chdir(tmp_path)
+    main(["learn"])
+    assert not NotebookNotary().check_signature(nbformat.read(other, as_version=4))
 
 
 @pytest.mark.parametrize(("language", "chapter"), [("en", "01_first.ipynb"), ("zh", "zh/01_first.ipynb")])

@@ -89,7 +89,7 @@ def reason_to_stop(wish: Event, scale: ScaleConfig, sizes: Sequence[int], worker
     if leaving := nodes_to_leave():
         return f"The node {', '.join(leaving)} is about to be taken away: the workers save and go on without it."
     if workers < max(sizes) and (more := room_to_grow(scale, sizes, workers)) > workers:
-        return f"There is room for {more} workers now: the {workers} save, and {more} go on."
+        return f"There is room for {more} workers now: the training is saved and goes on with them."
     return None
 
 

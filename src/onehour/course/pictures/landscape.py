@@ -8,7 +8,7 @@ from IPython.display import SVG
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from onehour.course.pictures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, as_svg, new_figure
+from onehour.course.pictures.style import BLUE, GREEN, GREY, INK, ORANGE, PAPER, PURPLE, as_svg, new_figure
 from onehour.course.words import say
 
 COLORS = (ORANGE, BLUE, GREEN, PURPLE)
@@ -31,7 +31,7 @@ def draw(
     axes.plot(*start.numpy(), "o", color=INK, markersize=7, label=say("start", "起点"))
     axes.plot(*lowest, "*", color=INK, markersize=13, label=say("lowest loss", "损失最低处"))
     axes.set(xlabel=names[0], ylabel=names[1])
-    axes.legend()
+    axes.legend(frameon=True, facecolor=PAPER, edgecolor=PAPER, framealpha=1)  # the contours do not run through it
     return as_svg(figure)
 
 

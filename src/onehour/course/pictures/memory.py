@@ -52,7 +52,7 @@ def strategies(num_parameters: float, num_gpus: Sequence[int], gigabytes: float)
     for axes in (left, right):
         axes.axhline(gigabytes, color=GREY, linestyle="--")
     size = say(f"a GPU of {gigabytes:.0f} GB", f"一块 {gigabytes:.0f} GB 的 GPU")
-    right.text(len(num_gpus) - 0.6, gigabytes, size, ha="right", va="bottom")
+    right.text(len(num_gpus) - 0.6, gigabytes + 2, size, ha="right", va="bottom")
     left.set(ylabel=say("GB on each GPU", "每块 GPU 的 GB 数"), ylim=(0, 1.15 * sum(whole.values())))
     right.legend(loc="upper right")
     return as_svg(figure)

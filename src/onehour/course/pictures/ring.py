@@ -54,14 +54,14 @@ def panel(axes: Axes, title: str, holding: Holding, received: Sequence[int]) -> 
             shade = (len(added) / num_workers) ** 2
             axes.add_patch(Rectangle((worker - 0.38, chunk - 0.4), 0.76, 0.8, color=BLUE, alpha=shade))
             text = "+".join(map(str, sorted(added)))
-            axes.text(worker, chunk, text, ha="center", va="center", color=PAPER if whole else INK, fontsize=9)
+            axes.text(worker, chunk, text, ha="center", va="center", color=PAPER if whole else INK, fontsize=8)
     for worker, chunk in enumerate(received):
         arrow = {"arrowstyle": "-|>", "color": ORANGE, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
         height = chunk - 0.28
         axes.annotate("", (worker - 0.3, height), (worker - 0.75, height), arrowprops=arrow, annotation_clip=False)
-    axes.set(title=title, xlim=(-0.8, num_workers - 0.55), ylim=(num_workers - 0.5, -0.5))
+    axes.set_title(title, fontsize=11)
+    axes.set(xlim=(-0.8, num_workers - 0.55), ylim=(num_workers - 0.5, -0.5))
     axes.set_xticks(range(num_workers))
     axes.set_xlabel(say("worker", "工作进程"))
-    axes.title.set_fontsize(9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
