@@ -7,11 +7,14 @@ Ray, beside a plain loop over the same trials in one process on the same cores.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import torch
 
 from onehour.training.loop import train
 from onehour.training.run import Run
@@ -74,6 +77,7 @@ def seconds_of(search: Search) -> float:
 
 def plain_seconds(search: Search) -> float:
     """What a loop over the same trials takes in this process, torch's threads on all cores."""
+    torch.set_num_threads(os.cpu_count() or 1)
     runs = [Run(search.folder / trial.name) for trial in search.results()]
     began = time.perf_counter()
     for run in runs:

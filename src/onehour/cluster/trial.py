@@ -22,7 +22,7 @@ from onehour.data.prepare import prepare
 from onehour.recipe import Recipe
 from onehour.space import tidy, with_choice
 from onehour.training.checkpoint import read_facts
-from onehour.training.keep import keep, to_row
+from onehour.training.keep import append, keep, to_row
 from onehour.training.loop import train
 from onehour.training.run import Run, failure_of
 from onehour.training.shared import publish
@@ -94,6 +94,7 @@ def begin(search: Search, run: Run, chosen: dict[str, Any]) -> tuple[Recipe, Tra
         with given.as_directory() as folder:
             shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
             shutil.copytree(folder, run.checkpoint_at(read_facts(Path(folder))["step"]))
+        append(run.metrics_file, [given.get_metadata()["row"]])  # its last one, if the other was at its end
     return recipe, config
 
 
@@ -109,6 +110,8 @@ def tell_tune(row: dict[str, Any], run: Run, with_checkpoint: bool = False) -> N
     held_out = {name: value for name, value in row.items() if name.startswith("held_out_")}
     where = {"step": row["step"], "num_steps": row["num_steps"], "progress": row["step"] / row["num_steps"]}
     checkpoint = tune.Checkpoint(str(run.checkpoint_at(row["step"]))) if with_checkpoint else None
+    if checkpoint:
+        checkpoint.set_metadata({"row": row})
     tune.report(where | held_out, checkpoint=checkpoint)
 
 
