@@ -261,7 +261,7 @@ def test_a_name_in_use_and_one_that_is_none(run, runs):
 
 def test_a_run_that_is_not_there(run, runs):
     for line in ("train --resume tyo --workers 0", "show tyo", "predict tyo", "generate tyo"):
-        check_says(run(f"{line} --runs {runs}"), 2, "no run tyo", "gpt, toy")
+        check_says(run(f"{line} --runs {runs}"), 2, "no run tyo", "did you mean toy?")
     check_says(run("show tyo --runs nowhere"), 2, "there is none")
 
 

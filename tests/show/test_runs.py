@@ -54,8 +54,21 @@ def test_states(make_run, tmp_path):
 def test_none(tmp_path, capsys):
     main(["runs", "--runs", str(tmp_path)])
     assert capsys.readouterr().out == f"There is no run in {tmp_path} yet; train one by: onehour train gpt\n"
-    code, said = ends(capsys, "runs", "--runs", str(tmp_path / "nowhere"))
-    assert code == 2 and said.startswith(f"onehour: The runs in {tmp_path / 'nowhere'} cannot be listed (")
+    main(["runs", "--runs", str(tmp_path / "runs")])
+    assert capsys.readouterr().out.startswith(f"There is no run in {tmp_path / 'runs'} yet")
+
+
+def test_a_place_that_cannot_be_listed(capsys):
+    code, said = ends(capsys, "runs", "--storage", "floppy://runs")
+    assert code == 2 and said.startswith("onehour: The runs in floppy://runs cannot be listed (")
+
+
+def test_a_training_that_died_after_a_step_it_did_again_is_not_done(make_run, tmp_path):
+    run = make_run("one", [3, 2, 1], patience=1)
+    with run.metrics_file.open("a") as file:  # the same evaluation twice is no sign that the loss no longer falls
+        file.write(run.metrics_file.read_text().splitlines()[1] + "\n")
+    files = SubTreeFileSystem(str(tmp_path / "runs"), LocalFileSystem())
+    assert [(one.state, one.row["step"]) for one in summaries(files)] == [("unfinished", 30)]
 
 
 def test_removing(make_run, tmp_path, capsys):
@@ -64,13 +77,27 @@ def test_removing(make_run, tmp_path, capsys):
     code, said = ends(capsys, "rm", "one", "--yes", "two", runs)
     assert code == 2 and one.folder.exists()
     code, said = ends(capsys, "rm", "one", "two", "--yes", runs)
-    assert code == 2 and "There is no run two" in said and one.folder.exists()
+    assert code == 2 and "There is no run two" in said and "there are one, other." in said and one.folder.exists()
+    code, said = ends(capsys, "rm", "othr", "--yes", runs)
+    assert code == 2 and said.endswith("did you mean other?")
     code, said = ends(capsys, "rm", "one", runs)
     assert (code, said) == (2, f"onehour: Remove one from {tmp_path / 'runs'}, with all checkpoints? There is no terminal to "
                             "answer at; add --yes.")  # fmt: skip
-    main(["rm", "one", "--yes", runs])
+    main(["rm", "one", "one", "--yes", runs])
     assert not one.folder.exists() and other.folder.exists()
     assert capsys.readouterr().out == "removed    one\n"
+
+
+@pytest.mark.parametrize("name", [".", "", "..", "{}", "../model"])
+def test_what_is_removed_are_runs_and_nothing_else(name, make_run, tmp_path, capsys):
+    make_run("one", [1])
+    model = tmp_path / "model"  # such as Hugging Face's
+    for folder in (model, tmp_path, tmp_path / "runs"):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").touch()
+    for place in ("--runs", "--storage"):
+        code, said = ends(capsys, "rm", name.format(model), "--yes", place, str(tmp_path / "runs"))
+        assert code == 2 and "There is no run " in said and model.exists() and (tmp_path / "runs" / "one").exists()
 
 
 def test_a_run_that_is_being_trained_is_not_removed(make_run, tmp_path, capsys):

@@ -2,7 +2,8 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onehour.cli import parse, runs_and_options
@@ -12,44 +13,62 @@ from onehour.errors import InputError
 if TYPE_CHECKING:
     from onehour.training.run import Run
 
+REMOVABLE = ("config.json", "search.json", "scaling.json")  # what folders hold: runs, and those with runs in them
+
 
 def runs(arguments: Sequence[str]) -> None:
     """onehour runs: the runs in a folder or a storage, the latest first."""
     options = parse(RunsConfig, arguments, "runs")
-    from pyarrow import ArrowException
-
     from onehour.show.runs import runs_text, summaries
     from onehour.training.run import Run
-    from onehour.training.storage import find_storage, reason
+    from onehour.training.storage import find_storage
 
-    place = options.storage or str(options.runs)
-    try:
+    place = place_of(options)
+    with told_if_not_listed(place):
         found = summaries(
             find_storage(place), lambda name: not options.storage and Run(options.runs / name).is_locked()
         )
-    except (OSError, ArrowException) as error:
-        raise InputError(f"The runs in {place} cannot be listed ({reason(error)}).") from error
     print(runs_text(found) if found else f"There is no run in {place} yet; train one by: onehour train gpt")
 
 
 def rm(arguments: Sequence[str]) -> None:
     """onehour rm RUN ...: remove runs with their checkpoints, after a question."""
     names, options = runs_and_options(RemoveConfig, arguments, "rm")
-    from onehour.training.run import Run, open_run
-    from onehour.training.storage import remove_copies
-    from onehour.training.trials import find_search
+    from onehour.training.run import Run, no_run
+    from onehour.training.storage import find_storage, names_in, remove_copies
 
-    found = []
-    for name in names if not options.storage else ():  # all of them are there, a search with all of its trials
-        search = find_search(options.runs, name)
-        found.append(Run(search.folder) if search else open_run(options.runs, name))
+    place, names = place_of(options), list(dict.fromkeys(names))
+    with told_if_not_listed(place):
+        there = sorted(names_in(find_storage(place), REMOVABLE))
+    for name in names:  # by name only: a path could lead to a folder that is no run and has a config.json
+        if name not in there:
+            raise no_run(name, place, there)
     if not options.yes:
-        ask(f"Remove {', '.join(names)} from {options.storage or options.runs.absolute()}, with all checkpoints?")
+        ask(f"Remove {', '.join(names)} from {place}, with all checkpoints?")
     if options.storage:
         remove_copies(options.storage, names)
-    for run in found:
-        remove(run)
+    else:
+        for name in names:
+            remove(Run(options.runs.absolute() / name))
     print(f"removed    {', '.join(names)}")
+
+
+def place_of(options: RunsConfig) -> str:
+    """Where the runs are: the storage, or the folder by its absolute path."""
+    return options.storage or str(options.runs.absolute())
+
+
+@contextmanager
+def told_if_not_listed(place: str) -> Iterator[None]:
+    """Turn what pyarrow raises about a storage into an InputError."""
+    from pyarrow import ArrowException
+
+    from onehour.training.storage import reason
+
+    try:
+        yield
+    except (OSError, ArrowException) as error:
+        raise InputError(f"The runs in {place} cannot be listed ({reason(error)}).") from error
 
 
 def remove(run: "Run") -> None:

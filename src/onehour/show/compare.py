@@ -35,20 +35,32 @@ def results_text(runs: Sequence[Run]) -> str:
 
 def results(run: Run) -> dict[str, str]:
     """What came out of a run, by the name of the column."""
-    rows = run.rows()
+    rows, (unit, speed, memory) = run.rows(), pace(run)
     evaluated = [row for row in rows if "held_out_loss" in row]
     best = min(evaluated, key=lambda row: float(row["held_out_loss"]), default=dict[str, Any]())
-    unit, size = run.recipe().unit()
-    speed = statistics.median(row["samples_per_second"] for row in rows) * size
     return {
         "step": f"{rows[-1]['step']:,}",
         "training loss": f"{rows[-1]['loss']:.4f}",
         **{f"best {words(name)}": f"{best[name]:.4f}" for name in best if name.startswith("held_out_")},
-        f"{unit}/s": f"{speed:,.0f}",
-        "memory": in_bytes(max(row.get("peak_memory", 0) for row in rows)),
+        f"{unit}/s": speed,
+        "memory": memory,
         "warnings": f"{len(run.warnings())}",
         "steps done again": f"{run.num_done_again():,}",
     }
+
+
+def pace(run: Run) -> tuple[str, str, str]:
+    """What a run counts, such as tokens; how many of them a second, in the median report; its peak memory."""
+    unit, size = run.recipe().unit()
+    speed = statistics.median(row["samples_per_second"] for row in run.rows()) * size
+    memory = max((row["peak_memory"] for row in run.rows() if "peak_memory" in row), default=None)
+    return unit, f"{speed:,.0f}", "-" if memory is None else in_bytes(memory)
+
+
+def pace_text(run: Run) -> str:
+    """How fast a run was, and the memory that it took."""
+    unit, speed, memory = pace(run)
+    return labelled("speed", f"{speed} {unit}/s in the median, {memory} of memory at its peak")
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:

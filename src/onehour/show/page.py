@@ -50,7 +50,7 @@ def page_data(runs: Sequence[Run]) -> dict[str, Any]:
 
 def curves(rows: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
     """Steps and values of each metric that changes, as a list of pairs, thinned to what a screen can show."""
-    names = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, int | float))
+    names = dict.fromkeys(name for row in rows for name, value in row.items() if type(value) in (int, float))
     found = {name: list(zip(*points(rows, name), strict=True)) for name in names if name not in ("step", "num_steps")}
     return {name: [list(pair) for pair in thin(pairs)] for name, pairs in found.items() if pairs}
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileSystem, FileType
 
 from onehour.training.early_stopping import should_stop
+from onehour.training.run import by_step, json_lines
+from onehour.training.storage import names_in
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,7 @@ def summaries(files: FileSystem, is_training: Callable[[str], bool] = lambda nam
 
     Whether a run is being trained, only the machine that trains it can tell, by the lock of its folder.
     """
-    folders = [info.base_name for info in files.get_file_info(FileSelector("")) if info.type == FileType.Directory]
-    infos = files.get_file_info([f"{name}/config.json" for name in folders])
-    there = [name for name, info in zip(folders, infos, strict=True) if info.type == FileType.File]
-    found = [summarize(files, name, is_training(name)) for name in there]
+    found = [summarize(files, name, is_training(name)) for name in names_in(files)]
     return sorted(found, key=lambda summary: summary.changed, reverse=True)
 
 
@@ -44,7 +43,7 @@ def summarize(files: FileSystem, name: str, training: bool) -> Summary:
     if (metrics := files.get_file_info(f"{name}/metrics.jsonl")).type == FileType.File:
         newest = metrics
         with files.open_input_stream(metrics.path) as file:
-            rows = [json.loads(line) for line in file.read().splitlines() if line.endswith(b"}")]
+            rows = by_step(json_lines(file.read().decode()))
     state = "training" if training else "done" if is_done(rows, config["train"]["patience"]) else "unfinished"
     changed = datetime.fromtimestamp(newest.mtime.timestamp())
     return Summary(name, config["recipe"]["name"], state, rows[-1] if rows else {}, changed)

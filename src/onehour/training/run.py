@@ -12,12 +12,13 @@ runs/gpt-1/
     curve.png        the losses as a picture
 """
 
+import difflib
 import json
 import re
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -117,17 +118,15 @@ class Run:
 
     def rows(self) -> list[dict[str, Any]]:
         """The reports by step, each a dict. Of a step that was done again after a fault, the last report counts."""
-        if not self.metrics_file.is_file():
-            return []
-        rows = [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.endswith("}")]
-        return sorted({row["step"]: row for row in rows}.values(), key=lambda row: row["step"])
+        return by_step(self.reports())
+
+    def reports(self) -> list[dict[str, Any]]:
+        """Every report, in the order in which they were made."""
+        return json_lines(self.metrics_file.read_text()) if self.metrics_file.is_file() else []
 
     def num_done_again(self) -> int:
         """How many steps that had been reported were done again after a fault."""
-        if not self.metrics_file.is_file():
-            return 0
-        steps = [json.loads(line)["step"] for line in self.metrics_file.read_text().splitlines() if line.endswith("}")]
-        return len(steps) - len(set(steps))
+        return len(self.reports()) - len(self.rows())
 
     def note_warning(self, warning: str) -> None:
         """Append to warnings.jsonl, if the disk has room."""
@@ -137,9 +136,8 @@ class Run:
 
     def warnings(self) -> list[str]:
         """What was told beside the training, oldest first."""
-        if not self.warnings_file.is_file():
-            return []
-        return [json.loads(line)["warning"] for line in self.warnings_file.read_text().splitlines()]
+        lines = json_lines(self.warnings_file.read_text()) if self.warnings_file.is_file() else []
+        return [line["warning"] for line in lines]
 
     def checkpoint_at(self, step: int) -> Path:
         """The folder of the checkpoint after `step` steps."""
@@ -187,10 +185,12 @@ class Run:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Whether another process is training this run."""
+        """Whether another process is training this run; whoever may not write in its folder is told that none is."""
         try:
             with self.lock():
                 return False
+        except PermissionError:
+            return False
         except InputError:
             return True
 
@@ -198,6 +198,16 @@ class Run:
         """Write failure.json, unless another worker was first (what follows is mostly its consequence) or the disk is full."""
         with suppress(OSError), self.failure_file.open("x") as file:
             json.dump(failure, file)
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    """The lines of a file that is appended to, but for a last one that is half written."""
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def by_step(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The reports by step; of a step that was done again, the last one."""
+    return sorted({report["step"]: report for report in reports}.values(), key=lambda report: report["step"])
 
 
 def failure_of(error: Exception) -> dict[str, str]:
@@ -244,7 +254,7 @@ def open_run(runs: Path, name: str) -> Run:
     """The run called `name` in the folder `runs`; `name` may also be the path of a run. Of a search, its best trial.
 
     Raises:
-        InputError: there is none; names those there are.
+        InputError: there is none; names those that are called nearly so, or else those there are.
     """
     for folder in (runs.absolute() / name, Path(name).absolute()):
         if (folder / "config.json").is_file():
@@ -252,9 +262,16 @@ def open_run(runs: Path, name: str) -> Run:
     if search := find_search(runs, name):
         return Run(search.folder / search.best().name)
     there = sorted(path.parent.name for pattern in ("config.json", "search.json") for path in runs.glob(f"*/{pattern}"))
-    raise InputError(
-        f"There is no run {name} in {runs.absolute()}; there {'are ' + ', '.join(there) if there else 'is none'}."
+    raise no_run(name, str(runs.absolute()), there)
+
+
+def no_run(name: str, place: str, there: Sequence[str]) -> InputError:
+    """The mistake of asking for a run that is not among those that are `there`."""
+    near = difflib.get_close_matches(name, there, n=2)
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else f"there {'are ' + ', '.join(there) if there else 'is none'}."
     )
+    return InputError(f"There is no run {name} in {place}; {hint}")
 
 
 def load_trained(run: Run) -> tuple[Recipe, nn.Module]:

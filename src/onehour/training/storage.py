@@ -48,22 +48,27 @@ def find_storage(uri: str) -> SubTreeFileSystem:
     return SubTreeFileSystem(path, files)
 
 
+def names_in(files: FileSystem, marks: Sequence[str] = ("config.json",)) -> list[str]:
+    """The names of the runs in a file system: its folders that hold a config.json, or another one of `marks`."""
+    found = files.get_file_info(FileSelector("", allow_not_found=True))
+    folders = [info.base_name for info in found if info.type == FileType.Directory]
+    infos = files.get_file_info([f"{name}/{mark}" for name in folders for mark in marks])
+    return list(dict.fromkeys(info.path.split("/")[-2] for info in infos if info.type == FileType.File))
+
+
 def reason(error: BaseException) -> str:
     """The first sentence of pyarrow's often long message."""
     return str(error).partition(". Detail:")[0].strip().splitlines()[0]
 
 
 def remove_copies(uri: str, names: Sequence[str]) -> None:
-    """Remove the copies of runs from the storage; none if one of them is not there.
+    """Remove the copies of runs from the storage.
 
     Raises:
-        InputError: one is not there, or cannot be removed.
+        InputError: one cannot be removed.
     """
     try:
         storage = find_storage(uri)
-        for name in names:
-            if storage.get_file_info(f"{name}/config.json").type != FileType.File:
-                raise InputError(f"There is no run {name} in {uri}; those there are: onehour runs --storage {uri}")
         for name in names:
             storage.delete_dir(name)
     except (OSError, ArrowException) as error:
