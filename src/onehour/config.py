@@ -59,8 +59,8 @@ class TrainConfig:
     """Samples in one optimizer step, all workers together."""
     micro_batch_size: int | None = None
     """The most samples that go through the model at once on one worker; more are accumulated."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or stochastic gradient descent."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """AdamW; Muon for the matrices in a model's layers and AdamW for the rest; or stochastic gradient descent."""
     learning_rate: float = 1e-3
     """The highest learning rate of the schedule."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -70,7 +70,7 @@ class TrainConfig:
     momentum: float = 0.0
     """Momentum of sgd."""
     beta1: float = 0.9
-    """Decay of adamw's first moment."""
+    """Decay of adamw's first moment, and of muon's only one."""
     beta2: float = 0.95
     """Decay of adamw's second moment."""
     weight_decay: float = 0.0

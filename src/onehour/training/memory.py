@@ -10,6 +10,7 @@ from onehour.data.arrow import Rows
 from onehour.recipe import Batch, Recipe
 from onehour.training.device import autocast
 from onehour.training.loop import sample_losses
+from onehour.training.optim import layer_matrices
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,15 @@ def estimate_memory(recipe: Recipe, model: nn.Module, config: TrainConfig, rows:
     with autocast(torch.device("cpu"), config.precision):
         activations = kept_for_backward(recipe, model, rows[[0]]) * micro_batch_size
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    moments = 2 if config.optimizer == "adamw" else bool(config.momentum)
     num_parameters = sum(p.numel() for p in model.parameters())
-    return Memory(num_parameters, weights, weights, moments * weights, activations)
+    return Memory(num_parameters, weights, weights, moments_of(model, config, weights), activations)
+
+
+def moments_of(model: nn.Module, config: TrainConfig, weights: int) -> int:
+    """Bytes that the optimizer keeps beside the `weights` bytes of the model."""
+    if config.optimizer == "muon":  # one moment of the layers' matrices, two of the rest
+        return 2 * weights - sum(p.numel() * p.element_size() for p in layer_matrices(model))
+    return weights * (2 if config.optimizer == "adamw" else bool(config.momentum))
 
 
 def kept_for_backward(recipe: Recipe, model: nn.Module, batch: Batch) -> int:

@@ -1,8 +1,10 @@
 """Many workers: wrapping a model so that all of them train one set of weights."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -86,6 +88,26 @@ def without_all_reduce(model: nn.Module, unless: bool) -> AbstractContextManager
     if is_sharded(model):
         model.set_requires_gradient_sync(unless)  # type: ignore[operator]
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not unless else nullcontext()
+
+
+def num_processes() -> int:
+    """The number of workers; 1 where torch.distributed was not started."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def share_out(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """`function` of a batch (N, ...), of which each worker computes a share; all have the same bits of the result.
+
+    It gives a tensor of the same shape and type, and each of the N alone. Shares are of equal size: where they don't
+    come out even, the last ones begin again at the first.
+    """
+    if num_processes() == 1:
+        return function(batch)
+    size = -(-len(batch) // num_processes())
+    mine = (torch.arange(size, device=batch.device) + dist.get_rank() * size) % len(batch)
+    results = batch.new_empty(num_processes() * size, *batch.shape[1:])
+    dist.all_gather_into_tensor(results, function(batch[mine]).contiguous())
+    return results[: len(batch)]
 
 
 def mean_over_workers(tensor: Tensor, worker: Worker) -> Tensor:
