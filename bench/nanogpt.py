@@ -7,7 +7,7 @@ started the way its users start it, in turn, with equal threads; evaluating and 
 - Time to a loss: nanoGPT's 2,000 steps; onehour's fewer, larger ones; and the loss of both on 2,400 windows of the last
   tenth of the text, which neither has trained on.
 - Step time at equal depth, width, context and batch, and nearly equal parameters, at depth 4, 6 and 8, by the optimizer
-  that both have and by gpt's default; and what share of the speed of a large matrix product the model's arithmetic has.
+  that both have and by Muon; and what share of the speed of a large matrix product the model's arithmetic has.
 """
 
 import argparse
@@ -37,7 +37,7 @@ README_LINE = (
     f"--block_size={CONTEXT} --batch_size={BATCH} --n_head=4 --n_embd={WIDTH}"
 )
 SHAPE = f"--context {CONTEXT} --width {WIDTH} --num-heads 4 --num-kv-heads 2 --hidden-width 352"
-RECIPE = "--num-steps 280 --global-batch-size 20 --warmup-steps 14"  # the rest is gpt's default
+RECIPE = "--optimizer muon --learning-rate 1e-2 --num-steps 280 --global-batch-size 20 --warmup-steps 14"  # the rest is gpt's default
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,14 @@ def test_every_rank(tmp_path):
         assert any("allreduce" in name for name in names)
 
 
+def test_an_optimizer_inside_another_one_counts_once(tmp_path):
+    done = "--num-steps=6 --width=16 --context=16 --global-batch-size=2 --evaluate-every=None --checkpoint-every=None"
+    options = [*done.split(), "--warmup-steps=0", "--optimizer=muon", "--profile=2:4"]
+    main(["train", "gpt", "--workers", "0", "--runs", str(tmp_path), *options])
+    names = names_in(tmp_path / "gpt-1" / "profile" / "rank_0.json.gz")
+    assert names.count("Optimizer.step#Muon.step") == 3
+
+
 @pytest.mark.parametrize(("text", "steps"), [("10:20", (10, 20)), ("3", (3, 3))])
 def test_steps(text, steps):
     assert profiled_steps(text) == steps

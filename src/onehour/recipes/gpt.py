@@ -62,8 +62,8 @@ class GPTRecipe(Recipe):
     def defaults(self) -> TrainConfig:
         # For two minutes on two CPU cores: a small model, small batches and many steps.
         return TrainConfig(
-            num_steps=1200, global_batch_size=16, optimizer="muon", learning_rate=1e-2, schedule="linear",
-            warmup_steps=60, beta2=0.99, weight_decay=0.1, evaluate_every=400, checkpoint_every=400,
+            num_steps=2400, global_batch_size=8, learning_rate=min(3e-3, 6e-3 / self.depth), schedule="linear",
+            warmup_steps=240, beta2=0.99, weight_decay=0.1, evaluate_every=800, checkpoint_every=800,
         )  # fmt: skip
 
     def space(self) -> dict[str, str]:

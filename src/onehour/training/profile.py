@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.profiler import ProfilerActivity, profile
 
 from onehour.config import profiled_steps
@@ -31,10 +31,17 @@ def profiled(steps: str | None, folder: Path | None, rank: int) -> Iterator[None
         return
     first, last = profiled_steps(steps)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-    profiler, done = profile(activities=activities), 0
+    profiler, done, depth = profile(activities=activities), 0, 0
+
+    def before_step(*_: Any) -> None:
+        nonlocal depth
+        depth += 1
 
     def after_step(*_: Any) -> None:
-        nonlocal done
+        nonlocal done, depth
+        depth -= 1
+        if depth:  # an optimizer inside another one, such as Muon's AdamW
+            return
         done += 1
         if done == first - 1:
             profiler.start()
@@ -44,11 +51,12 @@ def profiled(steps: str | None, folder: Path | None, rank: int) -> Iterator[None
 
     if first == 1:
         profiler.start()
-    handle = register_optimizer_step_post_hook(after_step)
+    handles = register_optimizer_step_pre_hook(before_step), register_optimizer_step_post_hook(after_step)
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         if first - 1 <= done < last:  # the training ended in the midst of them
             profiler.stop()
 
