@@ -37,7 +37,7 @@ README_LINE = (
     f"--block_size={CONTEXT} --batch_size={BATCH} --n_head=4 --n_embd={WIDTH}"
 )
 SHAPE = f"--context {CONTEXT} --width {WIDTH} --num-heads 4 --num-kv-heads 2 --hidden-width 352"
-RECIPE = "--optimizer muon --learning-rate 1e-2 --num-steps 280 --global-batch-size 20 --warmup-steps 14"  # the rest is gpt's default
+RECIPE = "--optimizer muon --learning-rate 1e-2 --num-steps 280 --global-batch-size 20 --warmup-steps 14"
 
 
 @dataclass(frozen=True)
