@@ -101,13 +101,13 @@ def test_what_is_removed_are_runs_and_nothing_else(name, make_run, tmp_path, cap
 
 
 def test_a_run_that_is_being_trained_is_not_removed(make_run, tmp_path, capsys):
-    run = make_run("one", [1])
+    run, other = make_run("one", [1]), make_run("other", [1])
     with run.lock():
         done = subprocess.run(
-            [sys.executable, "-m", "onehour", "rm", "one", "--yes", f"--runs={tmp_path / 'runs'}"],
+            [sys.executable, "-m", "onehour", "rm", "other", "one", "--yes", f"--runs={tmp_path / 'runs'}"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-    assert done.returncode == 2 and run.folder.exists()
+    assert done.returncode == 2 and run.folder.exists() and other.folder.exists()
     assert done.stderr.startswith("onehour: The run one is being trained by another process")
 
 

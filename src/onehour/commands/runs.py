@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from onehour.cli import parse, runs_and_options
@@ -32,7 +32,7 @@ def runs(arguments: Sequence[str]) -> None:
 
 
 def rm(arguments: Sequence[str]) -> None:
-    """onehour rm RUN ...: remove runs with their checkpoints, after a question."""
+    """onehour rm RUN ...: remove runs with their checkpoints, and searches with their trials, after a question."""
     names, options = runs_and_options(RemoveConfig, arguments, "rm")
     from onehour.training.run import Run, no_run
     from onehour.training.storage import find_storage, names_in, remove_copies
@@ -48,8 +48,7 @@ def rm(arguments: Sequence[str]) -> None:
     if options.storage:
         remove_copies(options.storage, names)
     else:
-        for name in names:
-            remove(Run(options.runs.absolute() / name))
+        remove([Run(options.runs.absolute() / name) for name in names])
     print(f"removed    {', '.join(names)}")
 
 
@@ -71,19 +70,20 @@ def told_if_not_listed(place: str) -> Iterator[None]:
         raise InputError(f"The runs in {place} cannot be listed ({reason(error)}).") from error
 
 
-def remove(run: "Run") -> None:
-    """Remove a run's folder with all that is in it.
+def remove(runs: "Sequence[Run]") -> None:
+    """Remove the folders of runs with all that is in them.
 
     Raises:
-        InputError: it is being trained, or something of it cannot be removed.
+        InputError: one is being trained, and then none is removed; or something cannot be removed.
     """
     try:
-        with run.lock():
-            shutil.rmtree(run.folder)
+        with ExitStack() as locks:
+            for run in runs:
+                locks.enter_context(run.lock())
+            for run in runs:
+                shutil.rmtree(run.folder)
     except OSError as error:
-        raise InputError(
-            f"The run {run.name} could not be removed whole ({error.strerror}: {error.filename})."
-        ) from error
+        raise InputError(f"Not everything could be removed ({error.strerror}: {error.filename}).") from error
 
 
 def ask(question: str) -> None:
