@@ -102,8 +102,6 @@ class TrainConfig:
     """Record which samples each worker trained in each step, for `onehour audit`."""
     audit_ids: bool = False
     """Record their ids, too, and not only a digest of them; implies audit."""
-    profile: str | None = None
-    """Steps, such as 10:20, counted from where this training begins or goes on, to be traced on every worker."""
 
     def __post_init__(self) -> None:
         if isinstance(self.checkpoint_every, str):
@@ -114,13 +112,11 @@ class TrainConfig:
               "learning_rate clip patience evaluate_every keep log_every")  # fmt: skip
         check(self, lambda value: value >= 0, "0 or more", "warmup_steps weight_decay num_loader_processes")
         check(self, lambda value: 0 <= value < 1, "at least 0 and less than 1", "momentum beta1 beta2")
-        if self.profile:
-            profiled_steps(self.profile)
 
 
 @dataclass(frozen=True)
 class ScaleConfig:
-    """On how much hardware a run trains, and where it is kept. None of it changes the result."""
+    """On how much hardware a run trains, where it is kept, and how it is watched. None of it changes the result."""
 
     workers: int | str | None = None
     """Processes that train. 0: this process, without Ray. None: one. 2:8: from 2 to 8, as many as there is room for."""
@@ -146,6 +142,8 @@ class ScaleConfig:
     """Name of a run that goes on from its newest good checkpoint."""
     track: Literal["mlflow"] | None = None
     """Also tell MLflow, at $MLFLOW_TRACKING_URI or in mlflow.db among the runs. TensorBoard's files are in each run."""
+    profile: str | None = None
+    """Steps, such as 10:20, to be traced by torch's profiler on every worker."""
     dashboard: bool = False
     """Start Ray's dashboard for the time of the training, on this machine's own Ray."""
 
@@ -155,6 +153,8 @@ class ScaleConfig:
         for time in (self.wait, self.hang_timeout):
             seconds(time or "0s")
         self.sizes()
+        if self.profile is not None:
+            profiled_steps(self.profile)
 
     def sizes(self) -> range:
         """The numbers of workers that are wanted, such as range(2, 9) for 2:8.

@@ -84,6 +84,7 @@ class Attempt:
             "start": str(start) if start else None,
             "hang_seconds": seconds(scale.hang_timeout),
             "storage": scale.storage,
+            "profile": scale.profile,
             "away": away,
             "data": run.data(scale.storage),
         }

@@ -1,6 +1,6 @@
 """The connection to Ray: a Ray of our own on this machine, or a cluster that somebody else started."""
 
-import importlib.util
+import importlib
 import os
 import threading
 from collections.abc import Iterator
@@ -43,8 +43,6 @@ def ray_cluster(
 
 def connect(address: str | None, needed: str = "onehour.cluster.attempt", dashboard: bool = False) -> None:
     """ray.init, without its words, while another thread imports what comes next: that spares more than a second."""
-    if dashboard and importlib.util.find_spec("aiohttp_cors") is None:
-        raise InputError("--dashboard takes ray[default], which is not installed here: pip install 'onehour[cluster]'.")
     threading.Thread(target=importlib.import_module, args=(needed,)).start()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:

@@ -47,7 +47,7 @@ def train_worker(job: dict[str, Any]) -> None:
                 settle(run, job["storage"], start)
             reports = train(recipe_from(job["recipe"]), config, start, stop, data)
             last = None
-            with profiled(config.profile, run.folder / "profile", rank):
+            with profiled(job["profile"], start, run.folder / "profile", rank):
                 for report in keep(reports, run, config.keep, job["storage"]) if rank == 0 else keep_part(reports):
                     if rank == 0 and desk:
                         ray.get(desk.append.remote(to_row(report), report.trained))

@@ -1,8 +1,10 @@
 """onehour train: plan, train in this process or on Ray, show what came out."""
 
 import dataclasses
+import importlib.util
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -67,11 +69,11 @@ def train(arguments: Sequence[str]) -> None:
     from onehour.training.checkpoint import read_facts
     from onehour.training.device import find_device
     from onehour.training.keep import check_room
+    from onehour.training.mlflow import find_mlflow, in_mlflow
     from onehour.training.plan import make_plan, usable_sizes
     from onehour.training.run import create_run, open_run
     from onehour.training.shared import data_of, shared_data
     from onehour.training.storage import open_storage
-    from onehour.training.track import in_mlflow, mlflow_uri
 
     sizes = usable_sizes(config, scale) if scale.workers != 0 else []
     run = open_run(scale.runs, scale.resume) if scale.resume else None
@@ -84,38 +86,54 @@ def train(arguments: Sequence[str]) -> None:
     plan = make_plan(recipe, config, data, max(sizes, default=world_size), start)
     if scale.workers == 0:
         find_device(config.device)
-    check_watching(config, scale, plan.num_steps - (read_facts(start)["step"] if start else 0))
+    check_watching(scale, read_facts(start)["step"] if start else 0, plan.num_steps)
     if rank > 0:
-        train_beside_rank_0(recipe, config, start, data)
+        train_beside_rank_0(recipe, config, scale, start, data)
         return
     where = place(scale, sizes, world_size)
     check_room(scale.runs, plan.checkpoint_bytes, config.keep or 1)
-    mlflow = mlflow_uri(scale.runs) if scale.track else None
+    mlflow = find_mlflow(scale.runs, recipe.name()) if scale.track else None
     run = run or create_run(scale.runs, scale.name, recipe.name())
-    with run.lock(), ExitStack() as stack:
-        run.describe(recipe, config, scale, data)
-        stack.enter_context(in_mlflow(run, mlflow))
-        print(plan_text(plan, recipe, config, where, run.folder), flush=True)
-        if scale.resume:
-            print(f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True)
-        last = show_rows(drive(recipe, config, scale, run, data, plan.checkpoint_bytes), recipe, config, scale, run)
+    try:
+        with run.lock(), ExitStack() as stack:
+            run.describe(recipe, config, scale, data)
+            stack.enter_context(in_mlflow(run, mlflow))
+            if scale.profile:
+                shutil.rmtree(run.folder / "profile", ignore_errors=True)
+            print(plan_text(plan, recipe, config, where, run.folder), flush=True)
+            if scale.resume:
+                print(
+                    f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True
+                )
+            last = show_rows(drive(recipe, config, scale, run, data, plan.checkpoint_bytes), recipe, config, scale, run)
+    except KeyboardInterrupt:
+        fail(f"Stopped; {go_on(run, scale)}", 130, at_once=True)
     if start and not last:
         print("nothing    is left to train: that was the last step; for more, give --num-steps or --num-epochs")
-    finish(run)
+    finish(run, scale)
 
 
-def check_watching(config: TrainConfig, scale: ScaleConfig, num_left: int) -> None:
-    """Refuse what there would be nothing to see of: a dashboard without Ray, a profile of steps that never come."""
-    if scale.dashboard and (scale.workers == 0 or scale.address):
-        there = (
-            f"the cluster at {scale.address} has its own, at port 8265 of its head"
-            if scale.address
-            else "--workers 0 has no Ray"
-        )
+def check_watching(scale: ScaleConfig, done: int, num_steps: int) -> None:
+    """Refuse what there would be nothing to see of: a dashboard without Ray, a profile of steps that do not come.
+
+    Of a training of `num_steps`, `done` are done.
+    """
+    from onehour.cluster.address import cluster_address
+
+    address = cluster_address(scale.address) if scale.workers != 0 else None
+    if scale.dashboard and (address or scale.workers == 0):
+        there = f"the cluster at {address} has its own, at port 8265 of its head" if address else "--workers 0 has no Ray"
         raise InputError(f"--dashboard is for a Ray that the training starts, and {there}; leave it away.")
-    if config.profile and (last := profiled_steps(config.profile)[1]) > num_left:
+    if scale.dashboard and importlib.util.find_spec("aiohttp_cors") is None:
+        raise InputError("--dashboard takes ray[default], which is not installed here: pip install 'onehour[cluster]'.")
+    first, last = profiled_steps(scale.profile) if scale.profile else (num_steps, num_steps)
+    if last > num_steps:
         raise InputError(
-            f"--profile {config.profile} ends at step {last:,}, and {num_left:,} are left to train; name earlier ones."
+            f"--profile {scale.profile} ends at step {last:,}, and the training at step {num_steps:,}; name earlier steps."
+        )
+    if scale.profile and first <= done:
+        raise InputError(
+            f"--profile {scale.profile} begins at step {first:,}, and the run has done {done:,} already; name later steps."
         )
 
 
@@ -125,20 +143,21 @@ def show_rows(
     """Show the rows of a training as they come; returns the last one. Exits with 130 if the training was stopped."""
     from onehour.show.terminal import Progress
 
-    go_on = f"go on with: {run.resume_command(scale.storage, this_command())}"
     progress, row = Progress(recipe, config), dict[str, Any]()
-    try:
-        for row in rows:
-            progress.show(row)
-            if scale.storage and row.get("step") == row.get("num_steps"):
-                progress.draw(f"copying what is not there yet to {scale.storage}")
-            if "warning" in row:
-                run.note_warning(row["warning"])
-    except KeyboardInterrupt:
-        fail(f"Stopped; {go_on}", 130, at_once=True)
+    for row in rows:
+        progress.show(row)
+        if scale.storage and row.get("step") == row.get("num_steps"):
+            progress.draw(f"copying what is not there yet to {scale.storage}")
+        if "warning" in row:
+            run.note_warning(row["warning"])
     if row.get("interrupted"):
-        fail(f"Stopped after step {row['step']:,}, which is saved; {go_on}", 130)
+        fail(f"Stopped after step {row['step']:,}, which is saved; {go_on(run, scale)}", 130)
     return row
+
+
+def go_on(run: "Run", scale: ScaleConfig) -> str:
+    """How a training that was stopped goes on."""
+    return f"go on with: {run.resume_command(scale.storage, this_command())}"
 
 
 def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleConfig]:
@@ -218,27 +237,28 @@ def drive(
 
     start, warnings = run.newest_checkpoint()
     yield from ({"warning": warning} for warning in warnings)
-    with stop_requests() as wish, profiled(config.profile, run.folder / "profile", rank=0):
+    with stop_requests() as wish, profiled(scale.profile, start, run.folder / "profile", rank=0):
         for report in keep(train(recipe, config, start, wish.is_set, data), run, config.keep, scale.storage):
             yield to_row(report)
 
 
-def train_beside_rank_0(recipe: Recipe, config: TrainConfig, start: Path | None, data: "Data") -> None:
+def train_beside_rank_0(
+    recipe: Recipe, config: TrainConfig, scale: ScaleConfig, start: Path | None, data: "Data"
+) -> None:
     """Take part in the training of rank 0, which says and keeps everything."""
     from onehour.training import loop
     from onehour.training.interrupt import stop_requests
     from onehour.training.keep import keep_part
     from onehour.training.profile import profiled
 
-    with stop_requests() as wish, profiled(config.profile, None, int(os.environ["RANK"])):
+    with stop_requests() as wish, profiled(scale.profile, start, None, int(os.environ["RANK"])):
         for _ in keep_part(loop.train(recipe, config, start, wish.is_set, data)):
             pass
 
 
-def finish(run: "Run") -> None:
+def finish(run: "Run", scale: ScaleConfig) -> None:
     """Show what a finished run has brought, and where it is."""
     from onehour.show.curve import save_curve
-    from onehour.show.table import operations_text
     from onehour.show.terminal import in_bytes
     from onehour.training.run import load_trained
 
@@ -248,12 +268,24 @@ def finish(run: "Run") -> None:
     peak = max(row.get("peak_memory", 0) for row in rows)
     print(f"\n{recipe.closing_words(model, run.folder / 'data', rows[-1], run.facts())}\n")
     print(f"memory     {in_bytes(peak)} at its peak in the worker of rank 0")
-    if (operations := run.folder / "profile" / "operations.json").is_file():
-        print(f"{operations_text(json.loads(operations.read_text()))}\n")
-        print(f"profile    {operations.parent}, a trace for each rank: open it at ui.perfetto.dev")
+    if scale.profile:
+        print(profile_text(run, scale.profile, rows[-1]["step"]))
     print(f"run        {run.folder}")
     print(f"curve      {curve}")
     print(f"try next   {this_command()} {recipe.next_command()} {run.name}{elsewhere(run)}")
+
+
+def profile_text(run: "Run", steps: str, num_done: int) -> str:
+    """The operations of a profile that took longest, and where its traces are, if the training came so far."""
+    from onehour.show.table import operations_text
+
+    folder, last = run.folder / "profile", profiled_steps(steps)[1]
+    if num_done < last:
+        return f"profile    none: the training ended at step {num_done:,}, before step {last:,}"
+    if not (folder / "operations.json").is_file():  # rank 0 is on a node that does not share the run's folder
+        return f"profile    {folder} on the node of each worker: open it at ui.perfetto.dev"
+    operations = operations_text(json.loads((folder / "operations.json").read_text()))
+    return f"{operations}\n\nprofile    {folder}, a trace for each rank: open it at ui.perfetto.dev"
 
 
 def elsewhere(run: "Run") -> str:

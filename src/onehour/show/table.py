@@ -27,7 +27,7 @@ def evaluations_text(rows: list[dict[str, Any]]) -> str:
 def operations_text(operations: list[dict[str, Any]]) -> str:
     """The operations of a profile that took longest: their own time, their share of it, how often they were called."""
     lines = [["operation", "ms", "share", "calls"]] + [
-        [row["name"][:40], f"{1000 * row['seconds']:,.1f}", f"{row['share']:.1%}", f"{row['calls']:,}"]
+        [row["name"][:40], f"{1000 * row['seconds']:,.2f}", f"{row['share']:.1%}", f"{row['calls']:,}"]
         for row in operations
     ]
     return align(lines)

@@ -26,8 +26,8 @@ def keep(
     For the worker of rank 0, which has everything that is to be kept. Checkpoints are copied at once and written by a
     thread while the training goes on; the next one waits for the last, and the end for all. The newest
     `num_checkpoints` stay, and the one of the lowest held-out loss. The same thread copies them to `storage`; if that
-    fails, a report has a warning, and the next checkpoint tries again. `settled`: a report comes only when its checkpoint
-    is written, for somebody who may not ask for the next one.
+    fails, a report has a warning, and the next checkpoint tries again. There is a warning, too, where MLflow takes no
+    more. `settled`: a report comes only when its checkpoint is written, for somebody who may not ask for the next one.
 
     Raises:
         TrainingError: the folder cannot be written (a full disk); the checkpoints so far stay as they are. Or the last
@@ -44,8 +44,9 @@ def keep(
                     writing = writer.submit(save, report.checkpoint.copy(), run, num_checkpoints, storage)
                     if settled:
                         wait([writing])
+                if warning := track(to_row(report)):
+                    report = replace(report, warning=" ".join(filter(None, [report.warning, warning])))
                 append(run.metrics_file, [to_row(report)])
-                track(to_row(report))
                 append(run.audit_file, report.trained)
             yield report
         with a_full_disk_told(run, storage):

@@ -210,6 +210,13 @@ def by_step(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted({report["step"]: report for report in reports}.values(), key=lambda report: report["step"])
 
 
+def metrics_of(report: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a report: its numbers, but for those that say where it stands."""
+    where = ("step", "num_steps", "samples")
+    numbers = {name: value for name, value in report.items() if type(value) in (int, float)}  # True is none
+    return {name: value for name, value in numbers.items() if name not in where}
+
+
 def failure_of(error: Exception) -> dict[str, str]:
     """What failure.json tells of an exception."""
     told = short_traceback(error) or "".join(traceback.format_exception(error))
