@@ -215,6 +215,12 @@ def test_a_terminal_shows_how_far_it_is(corpus, monkeypatch, capsys):
     assert told.startswith("data ")
 
 
+def test_a_terminal_is_told_of_data_without_pieces_too(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    main(["prepare", "digits"])
+    assert capsys.readouterr().out.startswith("\rpreparing the data\033[K\r")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,13 +1,15 @@
 import io
 import sys
+import threading
 
 import pytest
 
 from onehour.config import TrainConfig
 from onehour.recipes.toy import Toy
-from onehour.show.terminal import Progress, count, duration, in_bytes, plan_text
+from onehour.show.terminal import Progress, count, duration, in_bytes, plan_text, show_copying
 from onehour.training.memory import Memory
 from onehour.training.plan import Plan
+from onehour.training.run import Run
 
 ROW = {"step": 10, "num_steps": 1000, "loss": 0.5, "samples_per_second": 20.0, "learning_rate": 0.003}
 
@@ -71,3 +73,34 @@ def test_the_live_line_is_drawn_over_and_fits_the_terminal(monkeypatch):
     assert drawn == "\rstep    10/1,000  loss 0.5000  20 samples/s  lr 3.0e-03  99 s left\033[K\r"
     monkeypatch.setenv("COLUMNS", "30")
     assert len(progress([ROW], Terminal(), monkeypatch).strip("\r").removesuffix("\033[K")) == 29
+
+
+def test_copying_shows_how_much_has_come(tmp_path, monkeypatch):
+    drawn = threading.Event()
+
+    class Seen(Terminal):
+        def write(self, text):
+            if "copying" in text:
+                drawn.set()
+            return super().write(text)
+
+    terminal = Seen()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr("onehour.show.terminal.COPYING_SECONDS", 0.01)
+    monkeypatch.setenv("COLUMNS", "200")
+    run, storage = Run(tmp_path / "runs" / "toy-1"), tmp_path / "storage"
+    for folder, size in ((run.folder, 3000), (storage / "toy-1", 1000)):
+        checkpoint = folder / "checkpoints" / "step_0000010"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "model.safetensors").write_bytes(bytes(size))
+    with show_copying(run, 10, str(storage)):
+        assert drawn.wait(60)
+    assert f"\rcopying to {storage}: 1.0 kB of 3.0 kB\033[K\r" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\033[K\r")
+
+
+def test_copying_says_nothing_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with show_copying(Run(tmp_path), 10, str(tmp_path)):
+        pass
+    assert sys.stdout.getvalue() == ""

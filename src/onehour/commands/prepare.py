@@ -2,9 +2,7 @@
 
 import dataclasses
 import shlex
-import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,19 +90,15 @@ def show_preparing(recipe: Recipe) -> None:
 
 def show(files: Iterable["FileSum"], num_pieces: int) -> None:
     """A live line of the files that are done, where the output is a terminal."""
-    from onehour.show.terminal import duration, in_bytes
-
-    def live(line: str) -> None:
-        if sys.stdout.isatty():
-            print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\033[K\r", end="", flush=True)
+    from onehour.show.terminal import draw, duration, in_bytes
 
     began, num_bytes = time.monotonic(), 0
-    live(f"preparing {num_pieces:,} files of samples")
+    draw(f"preparing {num_pieces:,} files of samples" if num_pieces else "preparing the data")
     for done, file in enumerate(files, start=1):
         num_bytes += file.num_bytes
         left = (time.monotonic() - began) / done * (num_pieces - done)
-        live(f"{done:,} of {num_pieces:,} files of samples  {in_bytes(num_bytes)}  {duration(left)} left")
-    live("")
+        draw(f"{done:,} of {num_pieces:,} files of samples  {in_bytes(num_bytes)}  {duration(left)} left")
+    draw("")
 
 
 def summary(recipe: Recipe, index: "Index") -> str:

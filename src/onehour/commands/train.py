@@ -65,7 +65,7 @@ def train(arguments: Sequence[str]) -> None:
             "torchrun has started the workers already; add --workers 0, so that Ray does not start others."
         )
     from onehour.commands.prepare import show_preparing
-    from onehour.show.terminal import plan_text
+    from onehour.show.terminal import draw, plan_text
     from onehour.training.checkpoint import read_facts
     from onehour.training.device import find_device
     from onehour.training.keep import check_room
@@ -82,7 +82,11 @@ def train(arguments: Sequence[str]) -> None:
         open_storage(scale.storage)
     if rank == 0 and not run:
         show_preparing(recipe)
+    if rank == 0 and scale.storage:
+        draw(f"copying the data to {scale.storage}, unless they are there")
     data = data_of(run, recipe, scale.storage) if run else shared_data(recipe, scale.storage)
+    if rank == 0:
+        draw("")
     plan = make_plan(recipe, config, data, max(sizes, default=world_size), start)
     if scale.workers == 0:
         find_device(config.device)
@@ -122,7 +126,9 @@ def check_watching(scale: ScaleConfig, done: int, num_steps: int) -> None:
 
     address = cluster_address(scale.address) if scale.workers != 0 else None
     if scale.dashboard and (address or scale.workers == 0):
-        there = f"the cluster at {address} has its own, at port 8265 of its head" if address else "--workers 0 has no Ray"
+        there = (
+            f"the cluster at {address} has its own, at port 8265 of its head" if address else "--workers 0 has no Ray"
+        )
         raise InputError(f"--dashboard is for a Ray that the training starts, and {there}; leave it away.")
     if scale.dashboard and importlib.util.find_spec("aiohttp_cors") is None:
         raise InputError("--dashboard takes ray[default], which is not installed here: pip install 'onehour[cluster]'.")
@@ -141,15 +147,16 @@ def show_rows(
     rows: Iterator[dict[str, Any]], recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: "Run"
 ) -> dict[str, Any]:
     """Show the rows of a training as they come; returns the last one. Exits with 130 if the training was stopped."""
-    from onehour.show.terminal import Progress
+    from onehour.show.terminal import Progress, show_copying
 
     progress, row = Progress(recipe, config), dict[str, Any]()
-    for row in rows:
-        progress.show(row)
-        if scale.storage and row.get("step") == row.get("num_steps"):
-            progress.draw(f"copying what is not there yet to {scale.storage}")
-        if "warning" in row:
-            run.note_warning(row["warning"])
+    with ExitStack() as copying:
+        for row in rows:
+            progress.show(row)
+            if scale.storage and (row.get("step", 0) == row.get("num_steps") or row.get("interrupted")):
+                copying.enter_context(show_copying(run, row["step"], scale.storage))
+            if "warning" in row:
+                run.note_warning(row["warning"])
     if row.get("interrupted"):
         fail(f"Stopped after step {row['step']:,}, which is saved; {go_on(run, scale)}", 130)
     return row
@@ -166,11 +173,15 @@ def train_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScaleC
     rest = arguments[1:] if named else arguments
     resume = tyro.cli(Resume, args=[a for a in rest if a not in ("-h", "--help")], return_unknown_args=True)[0]
     if resume.resume:
+        from onehour.show.terminal import draw
         from onehour.training.run import open_run
         from onehour.training.storage import fetch
 
+        if resume.storage:
+            draw(f"bringing what is newer of {resume.resume} from {resume.storage}")
         for warning in fetch(resume.storage, resume.resume, resume.runs) if resume.storage else []:
             print(f"onehour: {warning}", file=sys.stderr)
+        draw("")
         run = open_run(resume.runs, resume.resume)
         recipe, config = run.recipe(), run.train_config()
         if named and find_recipe(arguments[0]).name() != recipe.name():

@@ -2,16 +2,24 @@
 
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from pyarrow import ArrowException
 
 from onehour.config import TrainConfig
 from onehour.recipe import Recipe
 from onehour.show.table import words
 from onehour.training.plan import Plan
+from onehour.training.run import Run
+from onehour.training.storage import copied
 
 QUIET_SECONDS = 10
+COPYING_SECONDS = 0.5
 
 
 def plan_text(plan: Plan, recipe: Recipe, config: TrainConfig, place: str, folder: Path) -> str:
@@ -55,6 +63,36 @@ def in_bytes(number: float) -> str:
     return f"{number:.0f} B"
 
 
+def draw(line: str) -> None:
+    """Draw a live line, which the next one is drawn over; where the output is no terminal, nothing."""
+    if sys.stdout.isatty():
+        # Cut, as a line that wraps could not be drawn over; and from the left edge, so that what comes next,
+        # the sentence of an error say, does not stand behind it.
+        print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\033[K\r", end="", flush=True)
+
+
+@contextmanager
+def show_copying(run: Run, step: int, uri: str) -> Iterator[None]:
+    """Meanwhile a live line says how much of the run's checkpoint after `step` steps has come to the storage."""
+    over = threading.Event()
+
+    def watch() -> None:
+        with suppress(OSError, ArrowException):  # whoever copies meets it, too, and tells
+            while not over.wait(COPYING_SECONDS):
+                there, here = copied(run.checkpoint_at(step), run, uri)
+                if not over.is_set():
+                    draw(f"copying to {uri}: {in_bytes(there)}{f' of {in_bytes(here)}' if here else ''}")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    if sys.stdout.isatty():
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        draw("")
+
+
 class Progress:
     """A live line that is drawn over and over; evaluations and warnings leave a line behind.
 
@@ -80,16 +118,9 @@ class Progress:
             self.leave(f"{self.line(row)}  held out: {'  '.join(held_out)}")
         elif self.live:
             left = (row["num_steps"] - row["step"]) * self.batch / row["samples_per_second"]
-            self.draw(f"{self.line(row)}  lr {row['learning_rate']:.1e}  {duration(left)} left")
+            draw(f"{self.line(row)}  lr {row['learning_rate']:.1e}  {duration(left)} left")
         elif time.monotonic() - self.told > QUIET_SECONDS:
             self.leave(self.line(row))
-
-    def draw(self, line: str) -> None:
-        """Draw the live line, where there is one."""
-        if self.live:
-            # Cut, as a line that wraps could not be drawn over; and from the left edge, so that what comes next,
-            # the sentence of an error say, does not stand behind it.
-            print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\033[K\r", end="", flush=True)
 
     def line(self, row: dict[str, Any]) -> str:
         """Step, loss and speed."""

@@ -123,6 +123,15 @@ def checkpoints_in(storage: FileSystem, name: str) -> list[str]:
     return sorted(info.path.split("/")[-2] for info in found if info.base_name == SUMS)
 
 
+def copied(checkpoint: Path, run: Run, uri: str) -> tuple[int, int]:
+    """How many bytes of a checkpoint of the run are in the storage, and how many here. Raises what pyarrow raises."""
+    there = find_storage(uri).get_file_info(
+        FileSelector(f"{run.name}/checkpoints/{checkpoint.name}", allow_not_found=True, recursive=True)
+    )
+    here = (path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    return sum(info.size or 0 for info in there), sum(here)
+
+
 def superfluous(storage: FileSystem, name: str, num_checkpoints: int | None) -> list[str]:
     """The names of the checkpoints of a run that need not stay: all but the newest, and the one of the lowest loss."""
     there = checkpoints_in(storage, name)
