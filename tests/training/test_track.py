@@ -184,7 +184,10 @@ def test_a_store_that_cannot_be_reached_is_told_before_the_training(runs, monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(SystemExit, match="2"):
         train(runs, "--track", "mlflow")
-    assert "MLflow keeps nothing at http://127.0.0.1:9 (" in capsys.readouterr().err
+    assert (
+        "MLflow keeps nothing at http://127.0.0.1:9 (Connection refused); set MLFLOW_TRACKING_URI to another place."
+        in capsys.readouterr().err
+    )
     assert not runs.exists()
 
 

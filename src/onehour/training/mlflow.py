@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ LONGEST = 6000  # characters of a parameter; MLflow refuses more
 
 @contextmanager
 def mlflow(run: Run) -> Iterator[Callable[[dict[str, Any]], str | None]]:
-    """Hand rows to the MLflow run that `begin_mlflow` has begun, at most once a second.
+    """Hand rows to the MLflow run that `begin_in_mlflow` has begun, at most once a second.
 
     Where MLflow does not take them, it is told no more, and a warning says so: the training does not depend on it.
     """
@@ -47,9 +48,11 @@ def mlflow(run: Run) -> Iterator[Callable[[dict[str, Any]], str | None]]:
         return None
 
     def tell(row: dict[str, Any]) -> str | None:
+        if broken:
+            return None
         waiting.append({"time": time.time(), **row})
         last = row["step"] == row["num_steps"]
-        return send() if not broken and (last or time.monotonic() - sent > SEND_SECONDS) else None
+        return send() if last or time.monotonic() - sent > SEND_SECONDS else None
 
     try:
         yield tell
@@ -118,8 +121,10 @@ def mlflow_client(uri: str) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """The first sentence of MLflow's often long message."""
-    return str(error).strip().splitlines()[0].partition(". ")[0].removesuffix(".")
+    """The heart of MLflow's often long message: what the system said, such as Connection refused, or else a sentence."""
+    text = str(error).strip()
+    system = re.search(r"\[Errno -?\d+\] ([\w ]+)", text)
+    return system[1] if system else text.partition("\n")[0].partition(". ")[0].removesuffix(".")
 
 
 @contextmanager
