@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import struct
+import sys
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -94,6 +95,21 @@ def test_a_training_that_fails_has_failed_in_mlflow(runs):
     client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
     [run] = client.search_runs([found.experiment_id for found in client.search_experiments()])
     assert run.info.status == "FAILED"
+
+
+def test_a_training_that_is_stopped_at_once_is_killed_in_mlflow(runs, monkeypatch, capsys):
+    client = pytest.importorskip("mlflow.tracking").MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onehour.commands.train.drive", stopped)
+    monkeypatch.setattr("os._exit", sys.exit)
+    with pytest.raises(SystemExit, match="130"):
+        train(runs, "--track", "mlflow")
+    assert "Stopped; go on with: " in capsys.readouterr().err
+    [run] = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    assert run.info.status == "KILLED"
 
 
 def test_mlflow_that_is_gone_ends_no_training(runs, monkeypatch, capsys):

@@ -8,6 +8,7 @@ runs/gpt-1/
     audit.jsonl      with --audit: which samples were trained
     checkpoints/     step_0000500, step_0001000, ...
     tensorboard/     the reports, for TensorBoard
+    mlflow.json      with --track mlflow: where MLflow keeps the run
     profile/         with --profile: a trace of each rank, and the longest operations
     curve.png        the losses as a picture
 """
