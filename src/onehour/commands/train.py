@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -270,6 +269,7 @@ def train_beside_rank_0(
 def finish(run: "Run", scale: ScaleConfig) -> None:
     """Show what a finished run has brought, and where it is."""
     from onehour.show.curve import save_curve
+    from onehour.show.table import profile_text
     from onehour.show.terminal import in_bytes
     from onehour.training.run import load_trained
 
@@ -280,23 +280,10 @@ def finish(run: "Run", scale: ScaleConfig) -> None:
     print(f"\n{recipe.closing_words(model, run.folder / 'data', rows[-1], run.facts())}\n")
     print(f"memory     {in_bytes(peak)} at its peak in the worker of rank 0")
     if scale.profile:
-        print(profile_text(run, scale.profile, rows[-1]["step"]))
+        print(profile_text(run.folder / "profile", scale.profile, rows[-1]["step"]))
     print(f"run        {run.folder}")
     print(f"curve      {curve}")
     print(f"try next   {this_command()} {recipe.next_command()} {run.name}{elsewhere(run)}")
-
-
-def profile_text(run: "Run", steps: str, num_done: int) -> str:
-    """The operations of a profile that took longest, and where its traces are, if the training came so far."""
-    from onehour.show.table import operations_text
-
-    folder, last = run.folder / "profile", profiled_steps(steps)[1]
-    if num_done < last:
-        return f"profile    none: the training ended at step {num_done:,}, before step {last:,}"
-    if not (folder / "operations.json").is_file():  # rank 0 is on a node that does not share the run's folder
-        return f"profile    {folder} on the node of each worker: open it at ui.perfetto.dev"
-    operations = operations_text(json.loads((folder / "operations.json").read_text()))
-    return f"{operations}\n\nprofile    {folder}, a trace for each rank: open it at ui.perfetto.dev"
 
 
 def elsewhere(run: "Run") -> str:

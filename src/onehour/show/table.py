@@ -1,9 +1,12 @@
 """A run as text: its evaluations as a table, its configuration as lines."""
 
+import json
 import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
+
+from onehour.config import profiled_steps
 
 NUM_SHOWN = 20
 TOGETHER = "\N{NO-BREAK SPACE}"
@@ -31,6 +34,17 @@ def operations_text(operations: list[dict[str, Any]]) -> str:
         for row in operations
     ]
     return align(lines)
+
+
+def profile_text(folder: Path, steps: str, num_done: int) -> str:
+    """The longest operations of the profile in a folder, and where its traces are, if the training came so far."""
+    last = profiled_steps(steps)[1]
+    if num_done < last:
+        return f"profile    none: the training ended at step {num_done:,}, before step {last:,}"
+    if not (folder / "operations.json").is_file():  # rank 0 is on a node that does not share the run's folder
+        return f"profile    {folder} on the node of each worker: open it at ui.perfetto.dev"
+    operations = operations_text(json.loads((folder / "operations.json").read_text()))
+    return f"{operations}\n\nprofile    {folder}, a trace for each rank: open it at ui.perfetto.dev"
 
 
 def words(name: str) -> str:
