@@ -52,6 +52,8 @@ def test_sentences():
         [ONE, TWO], 2
     )
     assert "A rest below zero" in told([ONE, TWO], 2) and "A rest below zero" not in told([ONE], 2)
+    busy = measured(1, 2.0, step=8e-3)
+    assert "this machine was not quiet. Measure again." in told([busy, TWO], 2) and "quiet" not in told([ONE, TWO], 2)
     assert "Nothing was exchanged; what gradients of 1.0 MB cost is not known" in told([ONE], 2, MODEL.amdahl())
 
 

@@ -69,15 +69,25 @@ def gain_by(model: Model, workers: int, first: int) -> float:
 def explanation(sizes: "Sequence[Measured]", model: Model, start: "Start") -> list[str]:
     """What the numbers say, in sentences."""
     told = [not_divided(sizes[0], model), exchanged(sizes[-1].workers, model)]
-    if any(one.rest < 0 for one in sizes):
-        told.append("A rest below zero is time in which parts overlap: the exchange runs while backward does.")
+    told += [rest_below_zero(one) for one in sizes]
     if start.num_nodes == 1:
         told.append(shared_cores(sizes[0], sizes[-1], start.num_cores))
     if model.weak:
         told.append(
             "The batch grows with the workers (--weak): each size is another training, and losses are not compared."
         )
-    return list(filter(None, told))
+    return [sentence for sentence in dict.fromkeys(told) if sentence]
+
+
+def rest_below_zero(one: "Measured") -> str:
+    """What it means that the parts take longer than the step, by more than a measurement is exact; empty if they don't."""
+    if one.rest > -0.05 * one.step:
+        return ""
+    if one.workers > 1:
+        return "A rest below zero is time in which parts overlap: the exchange runs while backward does."
+    return (
+        "One worker has nothing that overlaps: its rest below zero says that this machine was not quiet. Measure again."
+    )
 
 
 def not_divided(first: "Measured", model: Model) -> str:
@@ -127,7 +137,7 @@ def simulation_text(model: Model, workers: Sequence[int], global_batch_size: int
         few = not model.weak and n > global_batch_size
         remark = f"more workers than the {global_batch_size:,} samples of a batch" if few else ""
         gain = model.speedup(n)
-        lines.append([f"{n:,}", f"{gain:,.2f}", f"{gain / n:.2%}", f"{1000 * model.seconds(n):,.2f}", remark])
+        lines.append([f"{n:,}", f"{gain:,.3f}", f"{gain / n:.1%}", f"{1000 * model.seconds(n):,.2f}", remark])
     return align(lines)
 
 
