@@ -184,7 +184,7 @@ def draw_speedup(axes: "Axes", sizes: "Sequence[Measured]", model: Model, simula
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axis.set_major_formatter(lambda value, _: f"{value:,.3g}" if value < 1 else f"{value:,.0f}")
     axes.set_ylabel(f"times the samples/s of {count(first.workers, 'worker')}")
     axes.legend(frameon=False)
 
