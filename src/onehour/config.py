@@ -258,10 +258,12 @@ class ScalingConfig:
         Raises:
             InputError: `simulate` is no list of them.
         """
-        texts = [text.strip() for text in (self.simulate or "").split(",") if text.strip()]
-        if not all(text.isdigit() and int(text) > 0 for text in texts):
+        if self.simulate is None:
+            return ()
+        texts = self.simulate.replace(" ", "").split(",")
+        if not all(re.fullmatch("[1-9][0-9]{0,8}", text) for text in texts):
             raise InputError(f"simulate is {self.simulate}; it must be numbers of workers, such as 8,64,512,4096.")
-        return tuple(sorted(map(int, texts)))
+        return tuple(sorted(set(map(int, texts))))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from onehour.data.prepare import Data
 from onehour.errors import InputError, TrainingError
 from onehour.recipe import Recipe, recipe_from
 from onehour.training.parts import Parts, measure_parts
-from onehour.training.run import Run
+from onehour.training.run import Run, create_run
 from onehour.training.shared import take
 
 
@@ -40,41 +40,55 @@ class Measured:
         """Seconds of a step of the training."""
         return self.global_batch_size / self.samples_per_second
 
+    @property
+    def rest(self) -> float:
+        """Seconds of that step beyond its parts; below zero where they overlap."""
+        return self.step - self.parts.total()
+
 
 @dataclass(frozen=True)
-class Machines:
-    """What the workers run on."""
+class Start:
+    """Where the runs are kept, and what the workers run on. There is room for all of them."""
 
+    folder: Path
     num_nodes: int
     num_cores: float
 
 
 def run_sizes(
-    recipe: Recipe, config: TrainConfig, scale: ScaleConfig, data: Data, folder: Path, sizes: Sequence[int], weak: bool
-) -> Iterator[dict[str, Any] | Measured | Machines]:
-    """Train once for each of `sizes`, into runs in `folder`; yields what there is, the rows of each run, and its measures.
+    recipe: Recipe, config: TrainConfig, scale: ScaleConfig, data: Data, sizes: Sequence[int], weak: bool
+) -> Iterator[Start | int | dict[str, Any] | Measured]:
+    """Train once for each of `sizes`, into runs in a new folder; yields the start, and for each size
+    the number of workers, the rows of the run, and its measures.
 
-    At a fixed global batch; or where `weak`, at one of `config.global_batch_size` samples for each worker.
+    At a fixed global batch; or where `weak`, at one of `config.global_batch_size` samples for each worker. Ray starts
+    once for all of them.
 
     Raises:
-        InputError: there is no room for the most workers; found before the first training.
+        InputError: there is no room for the most workers, or the name of the folder is in use; before the first training.
         TrainingError: a training cannot go on.
     """
     with ray_cluster(cluster_address(scale.address)):
         there = nodes()
         check_room(scale, sizes)
-        yield Machines(len(there), sum(node.total.get("CPU", 0) for node in there))
+        folder = create_run(scale.runs, scale.name, f"scale-{recipe.name()}").folder
+        yield Start(folder, len(there), sum(node.total.get("CPU", 0) for node in there))
         for workers in sizes:
-            ours = replace(config, global_batch_size=config.global_batch_size * (workers if weak else 1))
-            cores = cpus_of_each(scale, workers, there)
-            run = Run(folder / f"{workers}-workers")
-            run.folder.mkdir()
-            run.describe(recipe, ours, replace(scale, workers=workers), data)
-            for row in train_on_ray(recipe, ours, replace(scale, workers=workers), run, work=scale_worker):
+            yield workers
+            ours = at_size(config, workers, weak)
+            place = replace(scale, workers=workers, runs=folder, name=f"{workers}-workers")
+            run = create_run(place.runs, place.name, recipe.name())
+            run.describe(recipe, ours, place, data)
+            for row in train_on_ray(recipe, ours, place, run, work=scale_worker):
                 yield row
                 if row.get("interrupted"):
                     return
-            yield measured(run, workers, cores, ours)
+            yield measured(run, workers, cpus_of_each(scale, workers, there), ours)
+
+
+def at_size(config: TrainConfig, workers: int, weak: bool) -> TrainConfig:
+    """The configuration at a number of workers: where `weak`, the batch grows with them."""
+    return replace(config, global_batch_size=config.global_batch_size * (workers if weak else 1))
 
 
 def check_room(scale: ScaleConfig, sizes: Sequence[int]) -> None:

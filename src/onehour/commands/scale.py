@@ -13,7 +13,8 @@ from onehour.errors import InputError, TrainingError
 from onehour.recipe import RECIPES, Recipe, find_recipe
 
 if TYPE_CHECKING:
-    from onehour.cluster.scaling import Machines, Measured
+    from onehour.cluster.scaling import Measured, Start
+    from onehour.training.scaling import Model
 
 SCALE_HELP = f"""usage: onehour scale RECIPE --workers 1 2 4 [options]
 
@@ -37,34 +38,35 @@ def scale(arguments: Sequence[str]) -> None:
         scaling=(ScalingConfig, ScalingConfig()),
     )
     recipe, config, asked = options.recipe, options.train, options.scaling
-    from onehour.cluster.scaling import Machines, Measured, run_sizes
+    from onehour.cluster.scaling import Measured, Start, at_size, run_sizes
     from onehour.data.prepare import prepare
+    from onehour.show.scaling import start_text
     from onehour.show.terminal import Progress, count
     from onehour.training.plan import make_plan
-    from onehour.training.run import create_run
 
     if config.strategy not in ("auto", "ddp"):
         raise InputError(f"--strategy {config.strategy} is not taken apart by onehour scale; use ddp.")
     data = prepare(recipe)
-    plans = [make_plan(recipe, batch_of(config, asked, workers), data, workers, None) for workers in asked.workers]
-    folder = create_run(asked.runs, asked.name, f"scale-{recipe.name()}").folder
-    print(
-        f"scaling    {' '.join(map(str, asked.workers))} workers, {count(plans[0].num_steps, 'step')} each, in {folder}",
-        flush=True,
+    plans = [make_plan(recipe, at_size(config, n, asked.weak), data, n, None) for n in asked.workers]
+    place = ScaleConfig(
+        gpu=asked.gpu, cpus_per_worker=asked.cpus_per_worker, address=asked.address, name=asked.name, runs=asked.runs
     )
-    scale_config = ScaleConfig(gpu=asked.gpu, cpus_per_worker=asked.cpus_per_worker, address=asked.address, runs=folder)
-    sizes, there = list[Measured](), Machines(1, 1)
-    progress = Progress(recipe, config)
-    for told in run_sizes(recipe, config, scale_config, data, folder, asked.workers, asked.weak):
-        if isinstance(told, Machines):
-            there = told
+    sizes, progress = list[Measured](), Progress(recipe, config)
+    for told in run_sizes(recipe, config, place, data, asked.workers, asked.weak):
+        if isinstance(told, Start):
+            start = told
+            save(start.folder, sizes)
+            print(start_text(plans[0], asked, start), flush=True)
+        elif isinstance(told, int):
+            print(count(told, "worker"), flush=True)
         elif isinstance(told, Measured):
             sizes.append(told)
+            save(start.folder, sizes)
         elif told.get("interrupted"):
-            fail("Stopped: a scaling does not go on, begin it again.", 130)
+            fail(f"Stopped; what was measured so far is in {start.folder / 'scaling.json'}.", 130)
         else:
             progress.show(told)
-    finish(recipe, config, asked, plans[0].memory.gradients, sizes, there, folder)
+    finish(recipe, config, asked, plans[0].memory.gradients, sizes, start)
 
 
 def short(recipe: Recipe) -> TrainConfig:
@@ -72,39 +74,40 @@ def short(recipe: Recipe) -> TrainConfig:
     return replace(recipe.defaults(), num_steps=100, evaluate_every=None, checkpoint_every=None, patience=None)
 
 
-def batch_of(config: TrainConfig, asked: ScalingConfig, workers: int) -> TrainConfig:
-    """The configuration at a number of workers: with --weak the batch grows with them."""
-    return replace(config, global_batch_size=config.global_batch_size * (workers if asked.weak else 1))
-
-
 def finish(
     recipe: Recipe, config: TrainConfig, asked: ScalingConfig, gradient_bytes: float, sizes: "list[Measured]",
-    there: "Machines", folder: Path,
+    start: "Start",
 ) -> None:  # fmt: skip
     """Show how the training scales, and keep it.
 
     Raises:
         TrainingError: the losses do not agree.
     """
-    from onehour.show.scaling import explanation, results_text, save_picture, simulation_text
+    from onehour.show.scaling import assumption, explanation, parts_text, results_text, save_picture, simulation_text
     from onehour.show.table import labelled
     from onehour.training.scaling import fit, largest_difference
 
-    model = fit({one.workers: one.parts for one in sizes}, gradient_bytes, asked.weak)
-    print(f"\n{results_text(sizes, model, recipe.unit())}\n")
-    for sentence in explanation(sizes, model, there, asked.weak):
+    model = fit({one.workers: one.parts for one in sizes}, gradient_bytes, asked.weak, sizes[0].rest)
+    save(start.folder, sizes, model)
+    print(f"\n{results_text(sizes, model, recipe.unit())}\n\n{parts_text(sizes)}\n")
+    for sentence in explanation(sizes, model, start):
         print(labelled("", sentence, indent=0))
     if simulated := asked.simulated():
         print(f"\n{simulation_text(model, simulated, config.global_batch_size)}\n")
-    content = {"sizes": [asdict(one) for one in sizes], "model": asdict(model), "weak": asked.weak}
-    (folder / "scaling.json").write_text(json.dumps(content, indent=2))
-    print(f"results    {folder / 'scaling.json'}")
-    title = (
-        f"{recipe.name()}, {'batch grows with the workers' if asked.weak else f'batch of {config.global_batch_size:,}'}"
+        print(labelled("", assumption(model, simulated[-1]), indent=0))
+    batch = f"{config.global_batch_size:,} samples" + (" for each worker" if asked.weak else "")
+    picture = save_picture(
+        sizes, model, simulated, f"{recipe.name()}, a batch of {batch}", start.folder / "scaling.png"
     )
-    print(f"picture    {save_picture(sizes, model, simulated, title, folder / 'scaling.png')}")
+    print(f"\nresults    {start.folder / 'scaling.json'}\npicture    {picture}")
     if not asked.weak and len(sizes) > 1:
         check_losses(largest_difference({one.workers: one.losses for one in sizes}), config)
+
+
+def save(folder: Path, sizes: "list[Measured]", model: "Model | None" = None) -> None:
+    """Write scaling.json: what was measured so far, and in the end the model that fits it."""
+    content = {"sizes": [asdict(one) for one in sizes], "model": asdict(model) if model else None}
+    (folder / "scaling.json").write_text(json.dumps(content, indent=2))
 
 
 def check_losses(difference: float, config: TrainConfig) -> None:

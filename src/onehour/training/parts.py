@@ -1,13 +1,10 @@
 """What a step of a training consists of, measured."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from onehour.config import TrainConfig
 from onehour.data.loader import MicroBatches, num_micro_batches
@@ -16,9 +13,9 @@ from onehour.recipe import Recipe
 from onehour.training.device import Worker, autocast, synchronize, this_worker, to_device
 from onehour.training.loop import sample_losses
 from onehour.training.optim import build_optimizer
-from onehour.training.parallel import max_over_workers, mean_over_workers
+from onehour.training.parallel import mean_over_workers
 
-WARM_UP, STEPS = 5, 20
+WARM_UP, STEPS, MESSAGES = 5, 20, 10
 
 
 @dataclass(frozen=True)
@@ -32,16 +29,23 @@ class Parts:
     waiting: float
     """Until the slowest worker has come as far."""
     exchange: float
-    """The all-reduce of the gradients."""
+    """The all-reduce of as many bytes as the gradients have."""
+    message: float
+    """The all-reduce of a single number, which is no part of a step: what an exchange costs, however little is sent."""
     update: float
     """Clipping and the optimizer's step, which every worker does whole."""
+
+    def total(self) -> float:
+        """Seconds of a step in which nothing overlaps."""
+        return self.data + self.compute + self.waiting + self.exchange + self.update
 
 
 def measure_parts(recipe: Recipe, config: TrainConfig, data: Data, num_steps: int = STEPS) -> Parts:
     """Take `num_steps` steps of a training apart: between two parts, every worker looks at the clock.
 
     The gradients are exchanged after the backward pass, in one piece, and not while it runs, as in a training; so the
-    sum is what a step would take if nothing overlapped. The median over the steps stands for each part.
+    sum is what a step would take if nothing overlapped. Zeros of their size stand for them: each worker steps by its
+    own gradients, which takes as long. The median over the steps stands for each part.
     """
     worker = this_worker(config)
     accumulated = num_micro_batches(config, worker.world_size)
@@ -51,6 +55,8 @@ def measure_parts(recipe: Recipe, config: TrainConfig, data: Data, num_steps: in
     order = MicroBatches(
         recipe, data.train, config.seed, config.global_batch_size, worker.rank, worker.world_size, accumulated
     )
+    gradients = torch.zeros(sum(p.numel() for p in model.parameters() if p.requires_grad), device=worker.device)
+    number = torch.zeros(1, device=worker.device)
     batches = order.steps(0, WARM_UP + num_steps, config.num_loader_processes, worker.device.type == "cuda")
     times = []
     for _ in range(WARM_UP + num_steps):
@@ -63,14 +69,17 @@ def measure_parts(recipe: Recipe, config: TrainConfig, data: Data, num_steps: in
                 loss = sample_losses(recipe, model, to_device(batch, worker.device)).mean() / accumulated
             loss.backward()
         marks.append(now(worker))
-        max_over_workers(torch.zeros(1, device=worker.device), worker)  # nobody passes before all have come
+        mean_over_workers(number, worker)  # nobody passes before all have come
         marks.append(now(worker))
-        exchange([p.grad for p in model.parameters() if p.grad is not None], worker)
+        mean_over_workers(gradients, worker)
+        marks.append(now(worker))
+        for _ in range(MESSAGES):
+            mean_over_workers(number, worker)
         marks.append(now(worker))
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip or float("inf"))
         optimizer.step()
         marks.append(now(worker))
-        times.append(np.diff(marks))
+        times.append(np.diff(marks) / [1, 1, 1, 1, MESSAGES, 1])
     medians = torch.tensor(np.median(times[WARM_UP:], axis=0), device=worker.device, dtype=torch.float32)
     return Parts(*mean_over_workers(medians, worker).tolist())
 
@@ -79,9 +88,3 @@ def now(worker: Worker) -> float:
     """The time in seconds when the device has done all that it was asked to."""
     synchronize(worker.device)
     return time.perf_counter()
-
-
-def exchange(gradients: Sequence[Tensor], worker: Worker) -> None:
-    """Add up the gradients over the workers, in one piece."""
-    if worker.world_size > 1:
-        dist.all_reduce(torch.cat([gradient.flatten() for gradient in gradients]))
