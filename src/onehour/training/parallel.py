@@ -105,9 +105,10 @@ def share_out(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         return function(batch)
     size = -(-len(batch) // num_processes())
     mine = (torch.arange(size, device=batch.device) + dist.get_rank() * size) % len(batch)
-    results = batch.new_empty(num_processes() * size, *batch.shape[1:])
-    dist.all_gather_into_tensor(results, function(batch[mine]).contiguous())
-    return results[: len(batch)]
+    result = function(batch[mine]).contiguous()
+    results = [torch.empty_like(result) for _ in range(num_processes())]
+    dist.all_gather(results, result)
+    return torch.cat(results)[: len(batch)]
 
 
 def mean_over_workers(tensor: Tensor, worker: Worker) -> Tensor:
