@@ -35,9 +35,7 @@ def test_a_notebook_prints_what_is_stored_in_it(path, copy):
 def execute(notebook, folder):
     """Execute the notebook in `folder` by this interpreter, with this source; an exception in a cell ends it."""
     programs = os.path.dirname(sys.executable)
-    # Without what onehour search sets for Tune in its own process, which these tests may have been.
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("TUNE_", "RAY_AIR_"))}
-    env = ours | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
+    env = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}})
     return client.execute(env=env)
 

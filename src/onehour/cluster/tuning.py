@@ -15,10 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # without it, Tune prints a frame even when it is asked to be silent
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # each trial has its metrics.jsonl
-os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # how often Tune writes down what --resume goes on from
-
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import (
@@ -40,6 +36,11 @@ from onehour.training.run import Run, create_run
 from onehour.training.trials import Asked, Search, Trial
 
 Tell = Callable[[list[Trial]], None]
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # without it, Tune prints a frame even when it is asked to be silent
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # each trial has its metrics.jsonl
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",  # how often Tune writes down what --resume goes on from
+}
 REDUCTION = 3  # asha: one of so many goes on
 ALMOST = 1 - 1e-9  # so that a step of 1/12, times 3, is not after 1/4
 STATES = {TuneTrial.RUNNING: "running", TuneTrial.ERROR: "failed"}
@@ -59,7 +60,7 @@ def run_trials(search: Search, num_steps: int, tell: Tell, resume: bool = False)
     if len(nodes()) > 1:
         check_nodes(Run(search.folder))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is in its row
-    with interruptible() as interrupted:
+    with settings(), interruptible() as interrupted:
         analysis = tune.run(
             partial(one_worker if options.workers == 1 else several_workers, folder=str(search.folder)),
             name="tune",
@@ -236,6 +237,18 @@ def why(run: Run) -> str:
     failure = json.loads(run.failure_file.read_text())
     told = (failure["message"].splitlines() or [""])[0]
     return told if failure["kind"] in ("InputError", "TrainingError", "DivergedError") else f"{failure['kind']}: {told}"
+
+
+@contextmanager
+def settings() -> Iterator[None]:
+    """For the time of a search, what Tune reads from the environment; another search of this process has its own."""
+    ours = [name for name in SETTINGS if name not in os.environ]
+    os.environ.update({name: SETTINGS[name] for name in ours})
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
 
 
 @contextmanager

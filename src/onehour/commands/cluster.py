@@ -6,7 +6,7 @@ from onehour.cli import parse, this_command
 from onehour.cluster import local
 from onehour.cluster.local import LocalCluster
 from onehour.cluster.ports import answers
-from onehour.config import ClusterConfig
+from onehour.commands.config import ClusterConfig
 from onehour.errors import InputError
 from onehour.show.doctor import memory_bytes
 from onehour.show.terminal import in_bytes

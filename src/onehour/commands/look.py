@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onehour.cli import parse, run_and_options, runs_and_options
-from onehour.config import LearnConfig, ShowConfig, ShowRunsConfig
+from onehour.commands.config import LearnConfig, ShowConfig, ShowRunsConfig
 from onehour.errors import InputError, TrainingError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onehour.cli import fail, parse, this_command
-from onehour.config import PrepareConfig
+from onehour.commands.config import PrepareConfig
 from onehour.errors import InputError
 from onehour.recipe import RECIPES, Recipe, find_recipe
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from onehour.cli import parse, runs_and_options
-from onehour.config import RemoveConfig, RunsConfig
+from onehour.commands.config import RemoveConfig, RunsConfig
 from onehour.errors import InputError
 
 if TYPE_CHECKING:

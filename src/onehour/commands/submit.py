@@ -12,8 +12,8 @@ import tyro
 
 from onehour.cli import COMMANDS, fail, parse, this_command
 from onehour.cluster.local import check_extra, local_cluster
+from onehour.commands.config import JobsConfig, SubmitConfig
 from onehour.commands.train import Resume, train_options
-from onehour.config import JobsConfig, SubmitConfig
 from onehour.errors import InputError
 
 if TYPE_CHECKING:

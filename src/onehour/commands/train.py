@@ -63,29 +63,18 @@ def train(arguments: Sequence[str]) -> None:
         raise InputError(
             "torchrun has started the workers already; add --workers 0, so that Ray does not start others."
         )
-    from onehour.commands.prepare import show_preparing
-    from onehour.show.terminal import draw, plan_text
+    from onehour.show.terminal import plan_text
     from onehour.training.checkpoint import read_facts
     from onehour.training.device import find_device
     from onehour.training.keep import check_room
     from onehour.training.mlflow import find_mlflow, in_mlflow
     from onehour.training.plan import make_plan, usable_sizes
     from onehour.training.run import create_run, open_run
-    from onehour.training.shared import data_of, shared_data
-    from onehour.training.storage import open_storage
 
     sizes = usable_sizes(config, scale) if scale.workers != 0 else []
     run = open_run(scale.runs, scale.resume) if scale.resume else None
     start = run.newest_checkpoint()[0] if run else None
-    if rank == 0 and scale.storage and not scale.resume:  # with --resume it was opened already
-        open_storage(scale.storage)
-    if rank == 0 and not run:
-        show_preparing(recipe)
-    if rank == 0 and scale.storage:
-        draw(f"copying the data to {scale.storage}, unless they are there")
-    data = data_of(run, recipe, scale.storage) if run else shared_data(recipe, scale.storage)
-    if rank == 0:
-        draw("")
+    data = data_to_train(recipe, scale, run, quiet=rank > 0)
     plan = make_plan(recipe, config, data, max(sizes, default=world_size), start)
     if scale.workers == 0:
         find_device(config.device)
@@ -98,22 +87,41 @@ def train(arguments: Sequence[str]) -> None:
     mlflow = find_mlflow(scale.runs, recipe.name()) if scale.track else None
     run = run or create_run(scale.runs, scale.name, recipe.name())
     try:
-        with run.lock(), ExitStack() as stack:
+        with run.lock():
             run.describe(recipe, config, scale, data)
-            stack.enter_context(in_mlflow(run, mlflow))
             if scale.profile:
                 shutil.rmtree(run.folder / "profile", ignore_errors=True)
             print(plan_text(plan, recipe, config, where, run.folder), flush=True)
             if scale.resume:
-                print(
-                    f"resumes    {start.name if start else 'at the beginning: there is no checkpoint yet'}", flush=True
-                )
-            last = show_rows(drive(recipe, config, scale, run, data, plan.checkpoint_bytes), recipe, config, scale, run)
+                begun = start.name if start else "at the beginning: there is no checkpoint yet"
+                print(f"resumes    {begun}", flush=True)
+            with in_mlflow(run, mlflow):
+                rows = drive(recipe, config, scale, run, data, plan.checkpoint_bytes)
+                last = show_rows(rows, recipe, config, scale, run)
     except KeyboardInterrupt:
         fail(f"Stopped; {go_on(run, scale)}", 130, at_once=True)
     if start and not last:
         print("nothing    is left to train: that was the last step; for more, give --num-steps or --num-epochs")
     finish(run, scale)
+
+
+def data_to_train(recipe: Recipe, scale: ScaleConfig, run: "Run | None", quiet: bool) -> "Data":
+    """The data of a new training, or of the `run` that goes on; unless `quiet`, a live line tells what takes long."""
+    from onehour.commands.prepare import show_preparing
+    from onehour.show.terminal import draw
+    from onehour.training.shared import data_of, shared_data
+    from onehour.training.storage import open_storage
+
+    if not quiet and scale.storage and not run:  # with --resume it was opened already
+        open_storage(scale.storage)
+    if not quiet and not run:
+        show_preparing(recipe)
+    if not quiet and scale.storage:
+        draw(f"copying the data to {scale.storage}, unless they are there")
+    data = data_of(run, recipe, scale.storage) if run else shared_data(recipe, scale.storage)
+    if not quiet:
+        draw("")
+    return data
 
 
 def check_watching(scale: ScaleConfig, done: int, num_steps: int) -> None:

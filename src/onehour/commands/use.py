@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from onehour.cli import run_and_options
-from onehour.config import GenerateConfig, PredictConfig
+from onehour.commands.config import GenerateConfig, PredictConfig
 
 
 def generate(arguments: Sequence[str]) -> None:

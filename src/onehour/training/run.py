@@ -19,14 +19,13 @@ import re
 import shutil
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
 from torch import nn
 
 from onehour import __version__
@@ -35,6 +34,7 @@ from onehour.data.prepare import Data
 from onehour.errors import InputError
 from onehour.recipe import Recipe, recipe_from, short_traceback
 from onehour.training.checkpoint import load_model, read_facts
+from onehour.training.locked import locked
 from onehour.training.sums import damage
 from onehour.training.trials import find_search
 
@@ -166,24 +166,12 @@ class Run:
                 losses[folder] = read_facts(folder).get("held_out_loss")
         return lowest_loss(losses)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """For the time of a training, the right to write here. It ends with the process, however that ends.
-
-        Raises:
-            InputError: another process is training this run.
-        """
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise InputError(
-                f"The run {self.name} is being trained by another process; end that first, or start a new run."
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+    def lock(self) -> AbstractContextManager[None]:
+        """For the time of a training, the right to write here; raises InputError where another process is training this run."""
+        return locked(
+            self.folder,
+            f"The run {self.name} is being trained by another process; end that first, or start a new run.",
+        )
 
     def is_locked(self) -> bool:
         """Whether another process is training this run; whoever may not write in its folder is told that none is."""

@@ -11,8 +11,8 @@ runs/search-digits-1/
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import count
@@ -21,13 +21,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from onehour import __version__
 from onehour.config import SearchConfig, TrainConfig
 from onehour.errors import InputError
 from onehour.recipe import Recipe, recipe_from
 from onehour.space import Space, read_space, with_choice
+from onehour.training.locked import locked
 
 
 @dataclass(frozen=True)
@@ -158,24 +158,12 @@ class Search:
         asked = self.asked()
         return with_choice(asked.recipe, asked.config, self.best().chosen)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """For the time of a search, the right to write here. It ends with the process, however that ends.
-
-        Raises:
-            InputError: another process is at this search.
-        """
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise InputError(
-                f"The search {self.name} is being run by another process; end that first, or start a new search."
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+    def lock(self) -> AbstractContextManager[None]:
+        """For the time of a search, the right to write here; raises InputError where another process is at this search."""
+        return locked(
+            self.folder,
+            f"The search {self.name} is being run by another process; end that first, or start a new search.",
+        )
 
 
 def new_name(runs: Path, asked: Asked) -> str:

@@ -1,0 +1,159 @@
+"""What can be set of the commands that do not train: one frozen dataclass for each.
+
+Their fields are options as those of onehour.config are; nothing here imports torch or ray either.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from onehour.config import check
+from onehour.errors import InputError
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """By how many processes data are prepared, and where they are kept. None of it changes them."""
+
+    workers: int = 0
+    """Processes that prepare, on Ray, with a CPU core each. 0: this process, without Ray."""
+    storage: str | None = None
+    """Folder or URI, such as s3://bucket/runs, in which the data are kept under data/, for training with the same --storage.
+    None: the cache of this machine."""
+    address: str | None = None
+    """Ray cluster to join, such as auto or ray://head:10001; inside a Ray job it is found by itself."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 0, "0 or more", "workers")
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """How a trained language model continues a prompt."""
+
+    prompt: str = "def "
+    """The text to continue."""
+    num_tokens: int = 500
+    """Tokens to add."""
+    temperature: float = 0.8
+    """0 takes the likeliest token each time; higher is more varied."""
+    top_k: int | None = 40
+    """Draw among the k likeliest tokens; None among all."""
+    seed: int = 1
+    """Decides what is drawn."""
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k")
+        check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """What a trained model predicts, and where the predictions go."""
+
+    input: Path | None = None
+    """Arrow or Parquet file with the columns of the recipe's data; None predicts the held-out samples."""
+    output: Path | None = None
+    """Parquet file to write the predictions to; None shows the first ones."""
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """Where runs are."""
+
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+
+
+@dataclass(frozen=True)
+class ShowRunsConfig:
+    """Which of their numbers are shown, and where they go."""
+
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+    png: Path | None = None
+    """PNG file for the picture. None: curve.png in the run's folder, if it is one run."""
+    html: Path | None = None
+    """HTML file for a page that holds everything, and needs no network."""
+
+    def __post_init__(self) -> None:
+        for option, suffix in (("png", ".png"), ("html", ".html")):
+            path = getattr(self, option)
+            if path is not None and path.suffix != suffix:
+                raise InputError(
+                    f"--{option} {path} would be a {option.upper()} file; call it {path.with_suffix(suffix)}."
+                )
+
+
+@dataclass(frozen=True)
+class RunsConfig:
+    """Whose runs."""
+
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+    storage: str | None = None
+    """Folder or URI, such as s3://bucket/runs, whose copies of runs are meant in place of the folder."""
+
+
+@dataclass(frozen=True)
+class RemoveConfig(RunsConfig):
+    """Which runs, and whether to ask."""
+
+    yes: bool = False
+    """Remove without a question."""
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """Where the course is read, and in which language."""
+
+    folder: Path = Path("onehour-course")
+    """Folder of your copy of the notebooks; one that is there is kept as it is."""
+    language: Literal["en", "zh"] = "en"
+    """Begin with the first chapter in English, or in Chinese."""
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The Ray cluster of `onehour cluster start`: several nodes on this machine, for demos and tests."""
+
+    nodes: int = 2
+    """Ray nodes. Each is a few processes of this machine; the first is the head."""
+    cpus_per_node: int = 2
+    """CPU cores that each node promises, whatever the machine has."""
+    port: int | None = None
+    """Port of Ray on 127.0.0.1; None takes a free one."""
+    dashboard_port: int | None = None
+    """Port of the dashboard and of jobs on 127.0.0.1; None takes a free one."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 1, "at least 1", "nodes cpus_per_node")
+        check(self, lambda value: 1024 <= value < 65536, "from 1024 to 65535", "port dashboard_port")
+
+
+@dataclass(frozen=True)
+class SubmitConfig:
+    """onehour submit [options] -- COMMAND ...: run a command of onehour as a job of a Ray cluster.
+
+    The current folder goes along, without what .gitignore and .rayignore name. Ctrl-C ends the following, not the job.
+    """
+
+    address: str | None = None
+    """Job server of the cluster, such as http://HEAD:8265. None: $RAY_API_SERVER_ADDRESS, or the cluster on this machine."""
+    follow: bool = True
+    """Print what the job says until it ends, and end with its exit code."""
+    runtime_env: Path | None = None
+    """YAML file of a Ray runtime environment that adds to that of onehour, such as its env_vars or pip."""
+
+
+@dataclass(frozen=True)
+class JobsConfig:
+    """Whose jobs."""
+
+    address: str | None = None
+    """Job server of the cluster, such as http://HEAD:8265. None: $RAY_API_SERVER_ADDRESS, or the cluster on this machine."""
