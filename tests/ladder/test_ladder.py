@@ -15,6 +15,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
 
+from onehour.cluster.attempt import job_of
 from onehour.cluster.launch import train_on_ray
 from onehour.cluster.worker import train_worker
 from onehour.config import ScaleConfig, TrainConfig
@@ -109,19 +110,7 @@ def all_on_ray(folder: Path, workers: int) -> dict[str, Run]:
         for job in config["jobs"]:
             train_worker(job)
 
-    jobs = [
-        {
-            "recipe": recipe.describe(),
-            "config": dataclasses.asdict(config),
-            "run": str(runs[name].folder),
-            "start": None,
-            "hang_seconds": 300.0,
-            "storage": None,
-            "away": None,
-            "data": runs[name].data(None),
-        }
-        for name, (recipe, config) in CASES.items()
-    ]
+    jobs = [job_of(recipe, config, ScaleConfig(), runs[name], None) for name, (recipe, config) in CASES.items()]
     TorchTrainer(
         train_jobs,
         train_loop_config={"jobs": jobs},

@@ -63,6 +63,23 @@ def kill_controller() -> None:
             worker.core_worker.kill_actor(ray.ActorID.from_hex(number), True)
 
 
+def job_of(
+    recipe: Recipe, config: TrainConfig, scale: ScaleConfig, run: Run, start: Path | None, away: Away | None = None
+) -> dict[str, Any]:
+    """What each worker is told; see `train_worker`."""
+    return {
+        "recipe": recipe.describe(),
+        "config": asdict(config),
+        "run": str(run.folder),
+        "start": str(start) if start else None,
+        "hang_seconds": seconds(scale.hang_timeout),
+        "storage": scale.storage,
+        "profile": scale.profile,
+        "away": away,
+        "data": run.data(scale.storage),
+    }
+
+
 class Attempt:
     """One TorchTrainer.fit, in a thread, so that this thread can follow what the workers write."""
 
@@ -77,21 +94,10 @@ class Attempt:
         self.run = run
         self.error: Exception | None = None
         self.ended = threading.Event()
-        job = {
-            "recipe": recipe.describe(),
-            "config": asdict(config),
-            "run": str(run.folder),
-            "start": str(start) if start else None,
-            "hang_seconds": seconds(scale.hang_timeout),
-            "storage": scale.storage,
-            "profile": scale.profile,
-            "away": away,
-            "data": run.data(scale.storage),
-        }
         cpus = cpus_of_each(scale, workers, nodes())
         self.trainer = Trainer(
             work or train_worker,
-            train_loop_config=job,
+            train_loop_config=job_of(recipe, config, scale, run, start, away),
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=scale.gpu,
