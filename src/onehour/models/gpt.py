@@ -114,14 +114,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, kv_width, bias=False)
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layer: int, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, layer: int, cache: Cache | None
+    ) -> Tensor:
         q, k, v = (self.split_heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        mask = None
         if cache is not None:
             k, v = cache.append(layer, k, v)
-            # The new tokens stand at the end of what the cache holds: token i sees all that is old, and i + 1 new ones.
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(cache.length)
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=self.shares_kv_heads)
         out: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
         return out
@@ -159,8 +158,10 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layer: int, cache: Cache | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, layer, cache)
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, layer: int, cache: Cache | None
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, mask, layer, cache)
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x
 
@@ -206,8 +207,26 @@ class GPT(nn.Module):
             else:
                 nn.init.normal_(parameter, std=deviation)
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """Integer tokens (B, T) to float32 logits (B, T, V). With a cache, the tokens follow those it holds."""
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, parts: Tensor | None = None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Integer tokens (B, T) to float32 logits (B, T, V). With a cache, the tokens follow those it holds.
+
+        `parts` are as in `read`. `wanted` (B, T), true at N places, asks for the logits of these alone, (N, V): of a large
+        vocabulary, logits take more memory than all else.
+        """
+        x = self.read(tokens, cache, parts)
+        if wanted is not None:
+            x = x[wanted]
+        logits = F.linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
+        return logits.float()
+
+    def read(self, tokens: Tensor, cache: Cache | None = None, parts: Tensor | None = None) -> Tensor:
+        """Integer tokens (B, T) to what the layers make of each, normalized: (B, T, C).
+
+        A row may hold several texts: `parts` (B, T) has a number for each of them, and a token attends to its own alone.
+        Positions go on through the row, as rotary attention sees their differences only.
+        """
         start = 0 if cache is None else cache.length
         end = start + tokens.shape[1]
         if end > self.config.context:
@@ -215,14 +234,18 @@ class GPT(nn.Module):
         # Computed here, once for all layers, and kept nowhere: no state to save, to move or to lose on the meta device.
         positions = torch.arange(start, end, device=tokens.device)
         rotary = rotary_tables(positions, self.config.head_width, self.config.rope_theta)
+        mask = None
+        if cache is not None:
+            # The new tokens stand at the end of what the cache holds: token i sees all that is old, and i + 1 new ones.
+            mask = torch.ones(end - start, end, dtype=torch.bool, device=tokens.device).tril(start)
+        elif parts is not None:
+            mask = (parts[:, None, :, None] == parts[:, None, None, :]).tril()
         x = self.embed_tokens(tokens)
         for i, layer in enumerate(self.layers):
-            x = layer(x, rotary, i, cache)
+            x = layer(x, rotary, mask, i, cache)
         if cache is not None:
             cache.length = end
-        x = self.norm(x)
-        logits = F.linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
-        return logits.float()
+        return self.norm(x)  # type: ignore[no-any-return]
 
 
 def huggingface_name(name: str) -> str:

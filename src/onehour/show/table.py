@@ -21,7 +21,7 @@ def evaluations_text(rows: list[dict[str, Any]]) -> str:
     best = min(evaluated, key=lambda row: float(row["held_out_loss"]))
     lines = [["step", "training loss", *(f"held-out {words(name)}" for name in names), ""]]
     for row in evaluated[-NUM_SHOWN:]:
-        values = [f"{row[name]:.4f}" for name in ("loss", *names)]
+        values = [f"{row[name]:.4f}" if name in row else "-" for name in ("loss", *names)]
         lines.append([f"{row['step']:,}", *values, "lowest" if row is best and len(evaluated) > 1 else ""])
     earlier = len(evaluated) - NUM_SHOWN
     return align(lines) + (f"\n{earlier:,} earlier evaluations are in metrics.jsonl" if earlier > 0 else "")

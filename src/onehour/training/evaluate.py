@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from onehour.training.parallel import gather_objects, is_sharded
 
 
 @torch.no_grad()
-def evaluate(recipe: Recipe, model: nn.Module, data: Data, config: TrainConfig, worker: Worker) -> dict[str, float]:
+def evaluate(recipe: Recipe, model: nn.Module, data: Data, config: TrainConfig, worker: Worker) -> dict[str, Any]:
     """The recipe's metrics over all held-out samples, the same on every worker.
 
     Each worker adds up its own part of the samples, the sums are added up over the workers, and only then divided:
@@ -23,17 +24,17 @@ def evaluate(recipe: Recipe, model: nn.Module, data: Data, config: TrainConfig, 
     """
     batch_size = config.micro_batch_size or max(1, config.global_batch_size // worker.world_size)
     batches = evaluation_batches(len(data.held_out), worker.rank, worker.world_size, batch_size)
-    sums: dict[str, float] = defaultdict(float)
+    sums: dict[str, Any] = defaultdict(float)
     model.eval()
     for ids in batches:
         for name, value in count(recipe, model, data, ids, config, worker).items():
-            sums[name] += value.item()
+            sums[name] += in_numbers(value)
     if is_sharded(model):  # workers with fewer batches help the others: the weights of a layer are gathered from all
         largest_share = math.ceil(len(data.held_out) / worker.world_size)
         for _ in range(math.ceil(largest_share / batch_size) - len(batches)):
             count(recipe, model, data, range(1), config, worker)
     model.train()
-    totals: dict[str, float] = defaultdict(float)
+    totals: dict[str, Any] = defaultdict(float)
     for part in gather_objects(sums, worker):  # a worker without samples has no names, so this is no all-reduce
         for name, total in part.items():
             totals[name] += total
@@ -49,9 +50,15 @@ def count(
         return recipe.count(model, batch)
 
 
+def in_numbers(counted: Tensor) -> Any:
+    """What was counted as a number, or as an array of float64 if it is a table."""
+    return counted.item() if counted.dim() == 0 else counted.cpu().double().numpy()
+
+
 @torch.no_grad()
 def metric_names(recipe: Recipe, data: Data) -> list[str]:
     """What an evaluation of the recipe reports, such as held_out_loss: the names of one of a single sample."""
     batch = data.held_out[range(1)]
-    totals = {name: value.item() for name, value in recipe.count(recipe.build_model().eval(), batch).items()}
-    return [f"held_out_{name}" for name in recipe.metrics(totals, 1, data.facts)]
+    counted = recipe.count(recipe.begin(data.folder).eval(), batch)
+    metrics = recipe.metrics({name: in_numbers(value) for name, value in counted.items()}, 1, data.facts)
+    return [f"held_out_{name}" for name, value in metrics.items() if not isinstance(value, list)]
