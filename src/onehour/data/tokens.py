@@ -1,6 +1,7 @@
 """Text to tokens and back: bytes as they are, or byte-pair encoding trained on the text itself."""
 
 import codecs
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -108,3 +109,18 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that was kept in `folder` with the data or with a run: byte pairs if it has them, else bytes."""
     path = folder / BPE_FILE
     return BytePairs(path) if path.is_file() else Bytes()
+
+
+def token_ids(tokenizer: str) -> dict[str, int]:
+    """The id of each token of a tokenizer.json, given by its text; those that were added stand there, too.
+
+    Raises:
+        InputError: the text is no tokenizer.json.
+    """
+    try:
+        there = json.loads(tokenizer)
+        vocabulary, added = there["model"]["vocab"], there.get("added_tokens", [])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"The {BPE_FILE} is broken ({error}); fetch it again.") from error
+    pieces = vocabulary if isinstance(vocabulary, dict) else {entry[0]: i for i, entry in enumerate(vocabulary)}
+    return pieces | {token["content"]: token["id"] for token in added}

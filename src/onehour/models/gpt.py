@@ -7,6 +7,7 @@ Sources: Touvron et al. 2023, "LLaMA: Open and Efficient Foundation Language Mod
 the paper of each part stands at the part.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onehour.errors import InputError
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How Llama 3.1 turns its slow rotary pairs yet slower, to read texts longer than those it was first trained on.
+
+    Grattafiori et al. 2024, "The Llama 3 Herd of Models", section 3.4.2; the formula is in Meta's code: a pair that turns
+    less than `low_frequency` times in `context` tokens is slowed by `factor`, one that turns more than `high_frequency`
+    times not at all, and one between them by something between.
+    """
+
+    factor: float
+    low_frequency: float
+    high_frequency: float
+    context: int
+
+    def slowed(self, frequencies: Tensor) -> Tensor:
+        """Angles per token of each pair (D / 2,), slowed."""
+        turns = self.context * frequencies / (2 * math.pi)
+        kept = ((turns - self.low_frequency) / (self.high_frequency - self.low_frequency)).clamp(0, 1)
+        return frequencies * (kept + (1 - kept) / self.factor)
 
 
 @dataclass(frozen=True)
@@ -29,6 +51,7 @@ class GPTConfig:
     num_kv_heads: int = 2  # key and value heads; each serves num_heads / num_kv_heads query heads
     hidden_width: int = 352  # numbers inside the MLP
     rope_theta: float = 10000.0  # the slowest rotary pair turns once in about 2 pi * rope_theta tokens
+    rope_scaling: RopeScaling | None = None  # of a model that reads longer texts than it was first trained on
     norm_eps: float = 1e-5  # keeps RMSNorm from dividing by zero
     tied: bool = False  # the embedding's matrix also computes the logits
 
@@ -81,13 +104,23 @@ class Cache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
-def rotary_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_frequencies(
+    head_width: int, theta: float, scaling: RopeScaling | None, device: torch.device | None = None
+) -> Tensor:
+    """The angle per token of each rotary pair (D / 2,), from fast to slow."""
+    frequencies = theta ** (-torch.arange(0, head_width, 2, device=device) / head_width)
+    return frequencies if scaling is None else scaling.slowed(frequencies)
+
+
+def rotary_tables(
+    positions: Tensor, head_width: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine, each (T, D), of the angle by which each position (T,) turns each number of a head.
 
     Su et al. 2021, "RoFormer", section 3.2.2. Number i is paired with number i + D/2, as in Hugging Face's Llama
     (the paper pairs 2i with 2i + 1; the two differ by a permutation of the weights' rows).
     """
-    frequencies = theta ** (-torch.arange(0, head_width, 2, device=positions.device) / head_width)
+    frequencies = rotary_frequencies(head_width, theta, scaling, positions.device)
     angles = torch.outer(positions, frequencies).repeat(1, 2)
     return angles.cos(), angles.sin()
 
@@ -233,7 +266,7 @@ class GPT(nn.Module):
             raise InputError(f"The model reads at most {self.config.context} tokens but got {end}: shorten the text.")
         # Computed here, once for all layers, and kept nowhere: no state to save, to move or to lose on the meta device.
         positions = torch.arange(start, end, device=tokens.device)
-        rotary = rotary_tables(positions, self.config.head_width, self.config.rope_theta)
+        rotary = rotary_tables(positions, self.config.head_width, self.config.rope_theta, self.config.rope_scaling)
         mask = None
         if cache is not None:
             # The new tokens stand at the end of what the cache holds: token i sees all that is old, and i + 1 new ones.
