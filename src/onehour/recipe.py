@@ -36,6 +36,7 @@ RECIPES = {
     "toy": ("onehour.recipes.toy", "Toy"),
     "digits": ("onehour.recipes.digits", "Digits"),
     "gpt": ("onehour.recipes.gpt", "GPTRecipe"),
+    "classify": ("onehour.recipes.classify", "Classify"),
     "finetune": ("onehour.recipes.finetune", "FineTune"),
 }
 

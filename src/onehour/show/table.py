@@ -27,6 +27,15 @@ def evaluations_text(rows: list[dict[str, Any]]) -> str:
     return align(lines) + (f"\n{earlier:,} earlier evaluations are in metrics.jsonl" if earlier > 0 else "")
 
 
+def tables_text(row: dict[str, Any], facts: dict[str, Any]) -> str:
+    """The confusion matrix of an evaluation, if it has one: a line for each label that samples have."""
+    if "confusion" not in row:
+        return ""
+    names = [label[:16] for label in facts["labels"]]
+    lines = [["", *names], *([name, *(f"{n:,}" for n in line)] for name, line in zip(names, row["confusion"], strict=True))]
+    return f"how many of each line's label were given each column's\n{align(lines)}\n\n"
+
+
 def operations_text(operations: list[dict[str, Any]]) -> str:
     """The operations of a profile that took longest: their own time, their share of it, how often they were called."""
     lines = [["operation", "ms", "share", "calls"]] + [
