@@ -34,6 +34,10 @@ class GenerateConfig:
 
     prompt: str = "def "
     """The text to continue."""
+    prompts: Path | None = None
+    """Text file with a prompt on each line, in place of one prompt; each becomes a line of JSON."""
+    batch_size: int = 8
+    """Prompts of the file that are continued at once."""
     num_tokens: int = 500
     """Tokens to add."""
     temperature: float = 0.8
@@ -46,8 +50,40 @@ class GenerateConfig:
     """Folder in which runs are kept."""
 
     def __post_init__(self) -> None:
+        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k batch_size")
+        check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature")
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """How a trained language model answers."""
+
+    system: str | None = None
+    """What the model is told before the conversation; None leaves that to its chat template."""
+    num_tokens: int = 500
+    """Tokens of an answer, at most."""
+    temperature: float = 0.2
+    """0 takes the likeliest token each time; higher is more varied."""
+    top_k: int | None = 40
+    """Draw among the k likeliest tokens; None among all."""
+    seed: int = 1
+    """Decides what is drawn."""
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+
+    def __post_init__(self) -> None:
         check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k")
         check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Where the model is written."""
+
+    to: Path | None = None
+    """New folder for config.json, model.safetensors and the tokenizer."""
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,9 @@
-"""onehour generate and predict: a trained model at work."""
+"""onehour predict: a trained model at work on rows of data."""
 
 from collections.abc import Sequence
 
 from onehour.cli import run_and_options
-from onehour.commands.config import GenerateConfig, PredictConfig
-
-
-def generate(arguments: Sequence[str]) -> None:
-    """onehour generate RUN [options]: continue a prompt, streaming."""
-    name, options = run_and_options(GenerateConfig, arguments, "generate")
-    from onehour.training.run import load_trained, open_run
-
-    run = open_run(options.runs, name)
-    recipe, model = load_trained(run)
-    text = recipe.generate(
-        model, run.folder / "data", options.prompt, num_tokens=options.num_tokens, temperature=options.temperature,
-        top_k=options.top_k, seed=options.seed,
-    )  # fmt: skip
-    print(options.prompt, end="")
-    for piece in text:
-        print(piece, end="", flush=True)
-    print()
+from onehour.commands.config import PredictConfig
 
 
 def predict(arguments: Sequence[str]) -> None:

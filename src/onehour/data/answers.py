@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onehour.data.arrow import Columns
 from onehour.data.chat import Chat, Message
+from onehour.data.tokens import Tokenizer
 from onehour.errors import InputError
 
 CHUNK = 1024  # rows that are written together
@@ -22,7 +23,7 @@ CHUNK = 1024  # rows that are written together
 class Encoded:
     """A conversation as tokens (length,), and which of them are of an answer (length,)."""
 
-    tokens: NDArray[np.int64]
+    tokens: NDArray[Any]
     answer: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -34,16 +35,17 @@ class Writer:
     """Writes conversations as one model reads them: by its chat template and its tokenizer."""
 
     chat: Chat
-    tokenizer: Any  # of the package tokenizers
+    tokenizer: Tokenizer
 
     def encode(self, messages: list[Message]) -> Encoded:
         """The tokens of a conversation; the answers are what the assistant says, up to the token that ends its turn.
 
         Each stretch is encoded by itself: an answer begins where, in a chat, the model's own tokens begin.
         """
-        parts = [(self.ids(text), is_answer) for text, is_answer in self.stretches(messages)]
-        tokens = np.concatenate([np.array(ids, np.int64) for ids, _ in parts])
-        return Encoded(tokens, np.repeat([is_answer for _, is_answer in parts], [len(ids) for ids, _ in parts]))
+        stretches = list(self.stretches(messages))
+        tokens = [self.tokenizer.encode(text.encode(), around=False) for text, _ in stretches]
+        answer = np.repeat([is_answer for _, is_answer in stretches], [len(each) for each in tokens])
+        return Encoded(np.concatenate(tokens), answer)
 
     def stretches(self, messages: list[Message]) -> Iterator[tuple[str, bool]]:
         """The conversation's text in stretches, each with whether it is an answer."""
@@ -61,10 +63,6 @@ class Writer:
             yield before[len(done) :], False
             yield answer, True
             done = before + answer
-
-    def ids(self, text: str) -> list[int]:
-        """The tokens of a text in which special tokens are written out."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
 
 
 def fit(conversations: Iterable[Encoded], context: int) -> tuple[list[Encoded], int, int]:
@@ -88,7 +86,7 @@ def pack(conversations: list[Encoded], context: int) -> list[list[Encoded]]:
     rows: list[list[Encoded]] = []
     room = np.zeros(len(conversations), np.int64)
     for conversation in sorted(conversations, key=len, reverse=True):
-        row = int(np.argmax(room >= len(conversation))) if len(rows) else 0
+        row = int(np.argmax(room >= len(conversation))) if rows else 0
         if not rows or room[row] < len(conversation):
             row = len(rows)
             rows.append([])
@@ -98,17 +96,19 @@ def pack(conversations: list[Encoded], context: int) -> list[list[Encoded]]:
     return rows
 
 
-def columns_of(rows: list[list[Encoded]], context: int, vocab_size: int) -> Iterator[Columns]:
+def columns_of(rows: list[list[Encoded]], context: int) -> Iterator[Columns]:
     """The rows as columns (n, context): tokens, their part of the row from 1 on (0 is padding), and their weight.
 
     A token that is no answer weighs nothing in the loss. All others weigh the same, and those of a row 1 in the mean: so
     the mean over samples is the mean over tokens, however many answers are in which row.
     """
     weight = len(rows) / sum(conversation.answer[1:].sum() for row in rows for conversation in row)
-    kind = np.uint16 if vocab_size <= 2**16 else np.int32
     for first in range(0, len(rows), CHUNK):
         chunk = rows[first : first + CHUNK]
-        tokens, parts = np.zeros((len(chunk), context), kind), np.zeros((len(chunk), context), np.uint16)
+        tokens, parts = (
+            np.zeros((len(chunk), context), rows[0][0].tokens.dtype),
+            np.zeros((len(chunk), context), np.uint16),
+        )
         weights = np.zeros((len(chunk), context), np.float32)
         for i, row in enumerate(chunk):
             end = 0

@@ -109,7 +109,7 @@ def of_alpaca(row: Row) -> Said:
 
 def of_prompt(row: Row) -> Said:
     """A prompt and its completion, each a text or a list of messages, as TRL writes them."""
-    both = []
+    both: Said = []
     for column, role in (("prompt", "user"), ("completion", "assistant")):
         said = row[column]
         both += [(role, said)] if isinstance(said, str) else of_messages({"messages": said})

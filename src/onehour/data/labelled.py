@@ -116,7 +116,9 @@ def labels_of(train: Sequence[Labelled], held_out: Sequence[Labelled], where: st
     """
     labels, others = sorted({row.label for row in train}), sorted({row.label for row in held_out})
     if len(labels) < 2:
-        raise InputError(f"{where} has only the label {labels[0] if labels else 'of no row'}; give data of two or more.")
+        raise InputError(
+            f"{where} has only the label {labels[0] if labels else 'of no row'}; give data of two or more."
+        )
     if strange := [label for label in others if label not in labels]:
         raise InputError(
             f"The label {strange[0]!r} is among those held out ({', '.join(others)}) and not among those trained "

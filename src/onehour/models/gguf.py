@@ -5,6 +5,7 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def config_of(said: dict[str, Any], file: "GGUFReader", path: Path) -> GPTConfig
             num_layers=said["llama.block_count"], width=said["llama.embedding_length"], num_heads=num_heads,
             num_kv_heads=said.get("llama.attention.head_count_kv", num_heads),
             hidden_width=said["llama.feed_forward_length"], tied="output.weight" not in shapes,
-            rope_theta=said.get("llama.rope.freq_base", 10000.0), rope_scaling=scaling_of(said, file, path),
+            rope_theta=said.get("llama.rope.freq_base", 10000.0),
             norm_eps=said["llama.attention.layer_norm_rms_epsilon"],
         )  # fmt: skip
     except KeyError as error:
@@ -83,10 +84,10 @@ def config_of(said: dict[str, Any], file: "GGUFReader", path: Path) -> GPTConfig
         raise InputError(
             f"{path} is a mixture of experts, or turns a part of each head only; onehour reads plain Llama."
         )
-    return config
+    return replace(config, rope_scaling=scaling_of(said, file, config, path))
 
 
-def scaling_of(said: dict[str, Any], file: "GGUFReader", path: Path) -> RopeScaling | None:
+def scaling_of(said: dict[str, Any], file: "GGUFReader", config: GPTConfig, path: Path) -> RopeScaling | None:
     """The scaling of rotary positions. A file has what came out of Llama 3.1's formula; that is tried with its factor."""
     if (kind := said.get("llama.rope.scaling.type", "none")) != "none":
         raise InputError(f"{path} stretches its rotary positions by {kind!r}, which onehour does not read.")
@@ -94,7 +95,7 @@ def scaling_of(said: dict[str, Any], file: "GGUFReader", path: Path) -> RopeScal
     if slowed is None:
         return None
     scaling = RopeScaling(slowed.max().item(), low_frequency=1, high_frequency=4, context=8192)
-    frequencies = rotary_frequencies(2 * len(slowed), said["llama.rope.freq_base"], None)
+    frequencies = rotary_frequencies(config)
     if not torch.allclose(frequencies / scaling.slowed(frequencies), slowed, rtol=1e-3):
         raise InputError(
             f"{path} stretches its rotary positions otherwise than Llama 3.1, which onehour does not read."

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from onehour.errors import InputError
 
+Rotary = tuple[Tensor, Tensor]  # cosine and sine: see rotary_tables
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -87,14 +89,31 @@ class Cache:
     keys: Tensor  # (num_layers, B, num_kv_heads, max_length, D)
     values: Tensor  # (num_layers, B, num_kv_heads, max_length, D)
     length: int = 0  # how many tokens it holds; set it to 0 to begin again
+    padding: Tensor | None = None  # (B,) how many of the first tokens of each sequence stand for nothing
 
     @classmethod
-    def for_model(cls, model: "GPT", batch_size: int) -> "Cache":
-        """An empty cache for `batch_size` sequences of up to `context` tokens, on the model's device."""
+    def for_model(cls, model: "GPT", batch_size: int, length: int | None = None) -> "Cache":
+        """An empty cache for `batch_size` sequences of up to `length` tokens, or `context`, on the model's device."""
         config = model.config
-        shape = (config.num_layers, batch_size, config.num_kv_heads, config.context, config.head_width)
+        shape = (config.num_layers, batch_size, config.num_kv_heads, length or config.context, config.head_width)
         weight = model.embed_tokens.weight
         return cls(weight.new_empty(shape), weight.new_empty(shape))
+
+    def places(self, num_tokens: int) -> tuple[Tensor, Tensor | None]:
+        """The positions of the tokens that come next, and which tokens, old and new, each of them sees.
+
+        Positions are (T,), or (B, 1, T) with padding; the mask is (T, L) or (B, 1, T, L), and None where nothing but
+        later tokens is hidden from a token that is read from the beginning, or nothing at all from one token.
+        """
+        all_places = torch.arange(self.length + num_tokens, device=self.keys.device)
+        places = all_places[self.length :]
+        if self.padding is None:
+            alone = self.length == 0 or num_tokens == 1
+            return places, None if alone else all_places <= places[:, None]
+        begin = self.padding[:, None]
+        # What stands for nothing sees itself: softmax over nothing at all would be no number, and spread.
+        real = (all_places >= begin)[:, None] | (places < begin)[:, :, None]
+        return (places - begin).clamp(min=0)[:, None], (real & (all_places <= places[:, None]))[:, None]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write a layer's new keys and values (B, num_kv_heads, T, D); return all of that layer, old and new."""
@@ -104,24 +123,21 @@ class Cache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
-def rotary_frequencies(
-    head_width: int, theta: float, scaling: RopeScaling | None, device: torch.device | None = None
-) -> Tensor:
+def rotary_frequencies(config: GPTConfig, device: torch.device | None = None) -> Tensor:
     """The angle per token of each rotary pair (D / 2,), from fast to slow."""
-    frequencies = theta ** (-torch.arange(0, head_width, 2, device=device) / head_width)
-    return frequencies if scaling is None else scaling.slowed(frequencies)
+    width = config.head_width
+    frequencies = config.rope_theta ** (-torch.arange(0, width, 2, device=device) / width)
+    return frequencies if config.rope_scaling is None else config.rope_scaling.slowed(frequencies)
 
 
-def rotary_tables(
-    positions: Tensor, head_width: int, theta: float, scaling: RopeScaling | None = None
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (T, D), of the angle by which each position (T,) turns each number of a head.
+def rotary_tables(positions: Tensor, config: GPTConfig) -> Rotary:
+    """Cosine and sine, each (..., T, D), of the angle by which each position (..., T) turns each number of a head.
 
     Su et al. 2021, "RoFormer", section 3.2.2. Number i is paired with number i + D/2, as in Hugging Face's Llama
     (the paper pairs 2i with 2i + 1; the two differ by a permutation of the weights' rows).
     """
-    frequencies = rotary_frequencies(head_width, theta, scaling, positions.device)
-    angles = torch.outer(positions, frequencies).repeat(1, 2)
+    frequencies = rotary_frequencies(config, positions.device)
+    angles = (positions[..., None] * frequencies).repeat(*[1] * positions.ndim, 2)
     return angles.cos(), angles.sin()
 
 
@@ -147,14 +163,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, kv_width, bias=False)
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, layer: int, cache: Cache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, layer: int, cache: Cache | None) -> Tensor:
         q, k, v = (self.split_heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=self.shares_kv_heads)
+        causal = mask is None and q.shape[2] > 1  # one token alone, the last one, sees all that the cache holds
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=self.shares_kv_heads)
         out: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
         return out
 
@@ -191,9 +206,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, layer: int, cache: Cache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, layer: int, cache: Cache | None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotary, mask, layer, cache)
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x
@@ -260,19 +273,16 @@ class GPT(nn.Module):
         A row may hold several texts: `parts` (B, T) has a number for each of them, and a token attends to its own alone.
         Positions go on through the row, as rotary attention sees their differences only.
         """
-        start = 0 if cache is None else cache.length
-        end = start + tokens.shape[1]
+        end = tokens.shape[1] + (0 if cache is None else cache.length)
         if end > self.config.context:
             raise InputError(f"The model reads at most {self.config.context} tokens but got {end}: shorten the text.")
         # Computed here, once for all layers, and kept nowhere: no state to save, to move or to lose on the meta device.
-        positions = torch.arange(start, end, device=tokens.device)
-        rotary = rotary_tables(positions, self.config.head_width, self.config.rope_theta, self.config.rope_scaling)
-        mask = None
+        positions, mask = torch.arange(end, device=tokens.device), None
         if cache is not None:
-            # The new tokens stand at the end of what the cache holds: token i sees all that is old, and i + 1 new ones.
-            mask = torch.ones(end - start, end, dtype=torch.bool, device=tokens.device).tril(start)
+            positions, mask = cache.places(tokens.shape[1])
         elif parts is not None:
             mask = (parts[:, None, :, None] == parts[:, None, None, :]).tril()
+        rotary = rotary_tables(positions, self.config)
         x = self.embed_tokens(tokens)
         for i, layer in enumerate(self.layers):
             x = layer(x, rotary, mask, i, cache)

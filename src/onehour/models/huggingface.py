@@ -1,16 +1,18 @@
 """A language model as Hugging Face keeps it: config.json, *.safetensors, tokenizer.json, tokenizer_config.json."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from onehour.data.chat import read_chat, read_json
+from onehour.data.chat import Chat, read_chat, read_json
 from onehour.data.tokens import BPE_FILE, token_ids
 from onehour.errors import InputError
-from onehour.models.gpt import GPTConfig, RopeScaling
+from onehour.models.gpt import GPT, GPTConfig, RopeScaling, huggingface_name
 from onehour.models.pretrained import Pretrained
 
 CONFIG_FILE = "config.json"
@@ -76,6 +78,29 @@ def rope_from(there: dict[str, Any], where: str) -> dict[str, Any]:
     return theta | {"rope_scaling": scaling}
 
 
+def write_folder(folder: Path, model: GPT, tokenizer: str, chat: Chat) -> None:
+    """Write a model into `folder`, which is made, for `open_folder` and for transformers' Auto classes.
+
+    Raises:
+        InputError: there is something in the folder already, or it cannot be written.
+    """
+    ids = token_ids(tokenizer)
+    ends: dict[str, Any] = {"bos_token_id": ids.get(chat.bos or ""), "eos_token_id": list(chat.stops) or None}
+    weights = {huggingface_name(name): weight.detach().contiguous() for name, weight in model.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if there := sorted(path.name for path in folder.iterdir()):
+            raise InputError(f"There is something in {folder} already, such as {there[0]}; name a new folder by --to.")
+        save_file(weights, folder / WEIGHTS_FILE, {"format": "pt"})
+        (folder / BPE_FILE).write_text(tokenizer, encoding="utf-8")
+        chat.save(folder)
+        (folder / CONFIG_FILE).write_text(json.dumps(config_for(model.config) | ends, indent=2))
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"The model cannot be written to {folder} ({error}); choose another folder by --to."
+        ) from error
+
+
 def config_for(config: GPTConfig) -> dict[str, Any]:
     """The config.json of a model of this shape: what `config_from` reads."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
@@ -90,7 +115,7 @@ def config_for(config: GPTConfig) -> dict[str, Any]:
         "num_hidden_layers": config.num_layers, "hidden_size": config.width, "head_dim": config.head_width,
         "num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_heads,
         "intermediate_size": config.hidden_width, "rms_norm_eps": config.norm_eps, "rope_parameters": rope,
-        "tie_word_embeddings": config.tied, "bos_token_id": None, "eos_token_id": None,
+        "tie_word_embeddings": config.tied,
     } | PLAIN  # fmt: skip
 
 

@@ -6,6 +6,7 @@ numbers are those of peft (tests/models/test_lora.py); this is shorter than its 
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,6 @@ def merge_lora(model: nn.Module) -> None:
         setattr(parent, name, linear.merged())
 
 
-def linear_layers(model: nn.Module, kind: type[nn.Linear]) -> list[tuple[nn.Module, str, nn.Linear]]:
+def linear_layers(model: nn.Module, kind: type[nn.Linear]) -> list[tuple[nn.Module, str, Any]]:
     """The layers of a kind, each with the module that it stands in and its name there."""
     return [(parent, name, m) for parent in model.modules() for name, m in parent.named_children() if type(m) is kind]

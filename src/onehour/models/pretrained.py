@@ -1,6 +1,5 @@
 """A language model that somebody has trained: a Hugging Face folder or a GGUF file, of Llama's architecture."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,8 @@ import torch
 from torch import Tensor
 
 from onehour.data.chat import Chat
-from onehour.data.tokens import BPE_FILE
 from onehour.errors import InputError
-from onehour.models.gpt import GPT, GPTConfig, huggingface_name
+from onehour.models.gpt import GPT, GPTConfig
 
 UNUSED = ("rotary_emb.inv_freq", "rope_freqs.weight")  # rotary frequencies, which follow from the configuration
 
@@ -40,7 +38,7 @@ class Pretrained:
         """
         missing = dict(model.named_parameters())
         for name, weight in self.weights():
-            if self.is_unused(name):
+            if name.endswith(UNUSED) or (self.config.tied and name == "lm_head.weight"):
                 continue
             there = missing.pop(name, None)
             if there is None or there.shape != weight.shape:
@@ -59,22 +57,6 @@ class Pretrained:
         model.to_empty(device="cpu")
         self.load(model)
         return model.eval()
-
-    def save(self, folder: Path) -> None:
-        """Write it into `folder` as Hugging Face keeps it, weights and all: what `open_pretrained` and transformers read."""
-        from safetensors.torch import save_file
-
-        from onehour.models.huggingface import CONFIG_FILE, WEIGHTS_FILE, config_for
-
-        kept = {name: weight for name, weight in self.weights() if not self.is_unused(name)}
-        save_file({huggingface_name(name): weight.contiguous() for name, weight in kept.items()}, folder / WEIGHTS_FILE)
-        (folder / CONFIG_FILE).write_text(json.dumps(config_for(self.config), indent=2))
-        (folder / BPE_FILE).write_text(self.tokenizer, encoding="utf-8")
-        self.chat.save(folder)
-
-    def is_unused(self, name: str) -> bool:
-        """Whether a weight of this name says nothing that the configuration or another weight does not say."""
-        return name.endswith(UNUSED) or (self.config.tied and name == "lm_head.weight")
 
 
 def open_pretrained(path: Path) -> Pretrained:

@@ -19,6 +19,7 @@ from onehour.data.tokens import open_tokenizer
 from onehour.errors import InputError
 from onehour.models.classifier import Classifier, confusion
 from onehour.models.gpt import GPT, GPTConfig
+from onehour.models.huggingface import write_folder
 from onehour.models.lora import add_lora
 from onehour.models.pretrained import open_pretrained
 from onehour.recipe import Batch, Recipe
@@ -64,7 +65,10 @@ class Classify(Recipe):
 
     def space(self) -> dict[str, str]:
         learning_rate = self.defaults().learning_rate
-        return {"learning_rate": f"log({learning_rate / 10:.0e}, {learning_rate * 4:.0e})", "weight_decay": "log(1e-3, 1)"}
+        return {
+            "learning_rate": f"log({learning_rate / 10:.0e}, {learning_rate * 4:.0e})",
+            "weight_decay": "log(1e-3, 1)",
+        }
 
     def fingerprint(self) -> str:
         options = [self.data, self.held_out, self.text_column, self.label_column, self.context, self.pretrained]
@@ -79,12 +83,14 @@ class Classify(Recipe):
                     f"context is {self.context}, and {self.pretrained} reads at most {opened.config.context} tokens; "
                     "give a smaller --context."
                 )
-            opened.save(folder)
+            write_folder(folder, opened.build(), opened.tokenizer, opened.chat)
         train, held_out = self.rows()
         labels = labels_of(train, held_out, self.data or "the library")
         for name, rows in (("train", train), ("held_out", held_out)):
             if not write_rows(folder / f"{name}.arrow", [self.columns(rows, labels, folder)] if rows else []):
-                raise InputError(f"{self.data} has no text to hold out; give more of each label, or others by --held-out.")
+                raise InputError(
+                    f"{self.data} has no text to hold out; give more of each label, or others by --held-out."
+                )
         what = self.data or "functions of Python’s standard library, and the packages they are in"
         return {"about": f"{what}, {len(labels)} labels", "labels": labels}
 

@@ -19,11 +19,13 @@ from onehour.data.docstrings import documented_functions
 from onehour.data.prepare import prepare
 from onehour.data.sources import find_text, fingerprint
 from onehour.data.text import is_held_out
+from onehour.data.tokens import open_tokenizer
 from onehour.errors import InputError
 from onehour.models.gpt import GPT
+from onehour.models.huggingface import write_folder
+from onehour.models.language import Choice, Language
 from onehour.models.lora import add_lora
 from onehour.models.pretrained import Pretrained, open_pretrained
-from onehour.models.sampling import generate
 from onehour.recipe import Batch, Recipe
 
 NUM_HELD_OUT = 96  # docstrings: enough to tell two models apart, and evaluated in seconds
@@ -87,8 +89,8 @@ class FineTune(Recipe):
 
     def prepare(self, folder: Path) -> dict[str, Any]:
         pretrained = self.open()
-        pretrained.save(folder)
-        writer = writer_in(folder)
+        write_folder(folder, pretrained.build(), pretrained.tokenizer, pretrained.chat)
+        writer = Writer(pretrained.chat, open_tokenizer(folder))
         train, held_out = self.conversations()
         facts = {}
         for name, conversations in (("held_out", held_out), ("train", train)):
@@ -99,7 +101,7 @@ class FineTune(Recipe):
                     f"within its first {self.context} tokens; give more data, or a larger --context."
                 )
             rows = pack(fitting, self.context)
-            write_rows(folder / f"{name}.arrow", columns_of(rows, self.context, pretrained.config.vocab_size))
+            write_rows(folder / f"{name}.arrow", columns_of(rows, self.context))
             facts[name] = told(fitting, num_cut, num_left_out)
         return {
             "about": f"{self.what()}, {facts['train']} to train on, {facts['held_out']} held out",
@@ -159,15 +161,18 @@ class FineTune(Recipe):
         self, model: nn.Module, folder: Path, prompt: str, *, num_tokens: int, temperature: float,
         top_k: int | None, seed: int,
     ) -> Iterator[str]:  # fmt: skip
+        assert isinstance(model, GPT)
         messages = [{"role": "user", "content": prompt}]
-        yield from answer(model, folder, messages, num_tokens, temperature, top_k, seed)
+        yield from Language.of_folder(model, folder).answer(messages, Choice(num_tokens, temperature, top_k, seed))
 
     def closing_words(self, model: nn.Module, folder: Path, metrics: dict[str, float], facts: dict[str, Any]) -> str:
         messages = facts["sample"]
         place = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
         question = messages[:place]
+        assert isinstance(model, GPT)
         before, after = (
-            "".join(answer(each, folder, question, 60, 0, None, 1)) for each in (open_pretrained(folder).build(), model)
+            "".join(Language.of_folder(each, folder).answer(question, Choice(60)))
+            for each in (open_pretrained(folder).build(), model)
         )
         return (
             f"held out   {metrics['held_out_loss']:.3f} nats per token of an answer, perplexity "
@@ -198,28 +203,3 @@ def answer_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     tokens, wanted = batch["tokens"].long(), batch["weight"][:, 1:] > 0
     logits = model(tokens[:, :-1], parts=batch["part"][:, :-1], wanted=wanted)
     return cross_entropy(logits, tokens[:, 1:][wanted], reduction="none"), wanted
-
-
-def writer_in(folder: Path) -> Writer:
-    """How the model in a folder writes conversations."""
-    from tokenizers import Tokenizer
-
-    opened = open_pretrained(folder)
-    return Writer(opened.chat, Tokenizer.from_str(opened.tokenizer))
-
-
-def answer(
-    model: nn.Module, folder: Path, messages: list[dict[str, str]], num_tokens: int, temperature: float,
-    top_k: int | None, seed: int,
-) -> Iterator[str]:  # fmt: skip
-    """What the model answers to a conversation, piece by piece."""
-    from tokenizers.decoders import DecodeStream
-
-    assert isinstance(model, GPT)
-    writer, stream = writer_in(folder), DecodeStream(skip_special_tokens=True)
-    tokens = torch.tensor([writer.ids(writer.chat.render(messages, answer_next=True))])
-    random = torch.Generator().manual_seed(seed)
-    for token in generate(model, tokens, num_tokens, temperature, top_k, random):
-        if token.item() in writer.chat.stops:
-            return
-        yield stream.step(writer.tokenizer, int(token)) or ""

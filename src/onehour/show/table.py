@@ -32,7 +32,10 @@ def tables_text(row: dict[str, Any], facts: dict[str, Any]) -> str:
     if "confusion" not in row:
         return ""
     names = [label[:16] for label in facts["labels"]]
-    lines = [["", *names], *([name, *(f"{n:,}" for n in line)] for name, line in zip(names, row["confusion"], strict=True))]
+    lines = [
+        ["", *names],
+        *([name, *(f"{n:,}" for n in line)] for name, line in zip(names, row["confusion"], strict=True)),
+    ]
     return f"how many of each line's label were given each column's\n{align(lines)}\n\n"
 
 
