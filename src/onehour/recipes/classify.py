@@ -15,7 +15,7 @@ from onehour.data.arrow import Columns, write_rows
 from onehour.data.labelled import Labelled, functions_by_package, labels_of, read_labelled, split
 from onehour.data.prepare import facts_in, prepare
 from onehour.data.sources import find_text, fingerprint
-from onehour.data.tokens import open_tokenizer
+from onehour.data.tokens import BPE_FILE, NUM_BYTES, open_tokenizer, train_byte_pairs
 from onehour.errors import InputError
 from onehour.models.classifier import Classifier, confusion
 from onehour.models.gpt import GPT, GPTConfig
@@ -37,8 +37,10 @@ class Classify(Recipe):
     """The column of the texts."""
     label_column: str = "label"
     """The column of their labels."""
-    context: int = 256
-    """Tokens that the model reads of a text; the rest is cut off. From scratch, a token is a byte."""
+    context: int = 128
+    """Tokens that the model reads of a text; the rest is cut off."""
+    vocab_size: int = 2048
+    """Number of different tokens of a model from scratch: byte pairs, learned from the texts. 256: the bytes themselves."""
     depth: int = 2
     """Layers of a model from scratch; width and heads follow from it."""
     pretrained: str | None = None
@@ -48,6 +50,7 @@ class Classify(Recipe):
 
     def __post_init__(self) -> None:
         check(self, lambda value: value >= 1, "at least 1", "context depth lora_rank")
+        check(self, lambda value: value >= NUM_BYTES, "256 (bytes) or more (byte pairs)", "vocab_size")
         for name in ("data", "held_out", "pretrained"):  # workers run in another folder
             if (value := getattr(self, name)) and "://" not in value:
                 object.__setattr__(self, name, str(Path(value).absolute()))
@@ -59,8 +62,8 @@ class Classify(Recipe):
                 schedule="linear", warmup_steps=10, evaluate_every=100,
             )  # fmt: skip
         return TrainConfig(
-            num_steps=600, global_batch_size=32, learning_rate=2e-3, schedule="linear", warmup_steps=60, beta2=0.99,
-            weight_decay=0.1, evaluate_every=200,
+            num_steps=200, global_batch_size=32, learning_rate=2e-3, schedule="linear", warmup_steps=20, beta2=0.99,
+            weight_decay=0.1, evaluate_every=50,
         )  # fmt: skip
 
     def space(self) -> dict[str, str]:
@@ -71,7 +74,15 @@ class Classify(Recipe):
         }
 
     def fingerprint(self) -> str:
-        options = [self.data, self.held_out, self.text_column, self.label_column, self.context, self.pretrained]
+        options = [
+            self.data,
+            self.held_out,
+            self.text_column,
+            self.label_column,
+            self.context,
+            self.vocab_size,
+            self.pretrained,
+        ]
         files = [fingerprint(find_text(where)) for where in (self.data, self.held_out)]
         return f"{options} {files} {fingerprint(find_text(self.pretrained)) if self.pretrained else ''}"
 
@@ -85,6 +96,8 @@ class Classify(Recipe):
                 )
             write_folder(folder, opened.build(), opened.tokenizer, opened.chat)
         train, held_out = self.rows()
+        if not self.pretrained and self.vocab_size > NUM_BYTES:
+            train_byte_pairs((row.text.encode() for row in train), self.vocab_size, folder / BPE_FILE)
         labels = labels_of(train, held_out, self.data or "the library")
         for name, rows in (("train", train), ("held_out", held_out)):
             if not write_rows(folder / f"{name}.arrow", [self.columns(rows, labels, folder)] if rows else []):
@@ -124,7 +137,8 @@ class Classify(Recipe):
     def begin(self, folder: Path) -> nn.Module:
         num_classes = len(facts_in(folder)["labels"])
         if self.pretrained is None:
-            return Classifier(GPT(GPTConfig.from_depth(self.depth, context=self.context, tied=True)), num_classes)
+            config = GPTConfig.from_depth(self.depth, vocab_size=self.vocab_size, context=self.context, tied=True)
+            return Classifier(GPT(config), num_classes)
         opened = open_pretrained(folder)
         # Tied, a model has no matrix of its own for logits, which nobody asks for here.
         backbone = replace(opened, config=replace(opened.config, tied=True)).build()
