@@ -91,11 +91,33 @@ class PredictConfig:
     """What a trained model predicts, and where the predictions go."""
 
     input: Path | None = None
-    """Arrow or Parquet file with the columns of the recipe's data; None predicts the held-out samples."""
+    """Arrow or Parquet file with the columns of the recipe's data, or for a folder of predictions also a folder of Parquet
+    files; None predicts the held-out samples."""
     output: Path | None = None
-    """Parquet file to write the predictions to; None shows the first ones."""
+    """Parquet file to write the predictions to, or a folder: there they are written part by part, and the same command goes
+    on after a crash. None shows the first ones."""
+    workers: int = 0
+    """Processes that fill the folder, on Ray, with a CPU core each. 0: this process, without Ray."""
+    column: str = "prompt"
+    """Of a language model: the column of the prompts that it continues."""
+    num_tokens: int = 100
+    """Of a language model: tokens to add, at most."""
+    temperature: float = 0.0
+    """Of a language model: 0 takes the likeliest token each time; higher is more varied."""
+    top_k: int | None = 40
+    """Of a language model: draw among the k likeliest tokens; None among all."""
+    batch_size: int = 8
+    """Of a language model: prompts that are continued at once."""
+    seed: int = 1
+    """Of a language model: decides what is drawn."""
     runs: Path = Path("runs")
     """Folder in which runs are kept."""
+    address: str | None = None
+    """Ray cluster to join, whose nodes reach the input, the run and the output by the same names; None starts one here."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k batch_size")
+        check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature workers")
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ def generate(arguments: Sequence[str]) -> None:
     if options.prompts:
         generate_all(found, options)
         return
-    print(options.prompt, end="", flush=True)
-    for piece in continuation(found, options):
+    pieces = continuation(found, options)
+    print(options.prompt, end=next(pieces, ""), flush=True)  # what is wrong with the prompt is said before it
+    for piece in pieces:
         print(piece, end="", flush=True)
     print()
 

@@ -94,7 +94,7 @@ def scaling_of(said: dict[str, Any], file: "GGUFReader", config: GPTConfig, path
     slowed = next((torch.from_numpy(t.data.copy()) for t in file.tensors if t.name == ROPE_FREQUENCIES), None)
     if slowed is None:
         return None
-    scaling = RopeScaling(slowed.max().item(), low_frequency=1, high_frequency=4, context=8192)
+    scaling = RopeScaling(round(slowed.max().item(), 3), low_frequency=1, high_frequency=4, context=8192)
     frequencies = rotary_frequencies(config)
     if not torch.allclose(frequencies / scaling.slowed(frequencies), slowed, rtol=1e-3):
         raise InputError(

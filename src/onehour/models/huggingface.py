@@ -92,6 +92,7 @@ def write_folder(folder: Path, model: GPT, tokenizer: str, chat: Chat) -> None:
         if there := sorted(path.name for path in folder.iterdir()):
             raise InputError(f"There is something in {folder} already, such as {there[0]}; name a new folder by --to.")
         save_file(weights, folder / WEIGHTS_FILE, {"format": "pt"})
+        (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors lets nobody else read it
         (folder / BPE_FILE).write_text(tokenizer, encoding="utf-8")
         chat.save(folder)
         (folder / CONFIG_FILE).write_text(json.dumps(config_for(model.config) | ends, indent=2))

@@ -38,7 +38,7 @@ def generate(
         if cache.length == context:
             cache.length = 0
             unread = text[:, -(context // 2) :]
-            cache.padding = fewer(cache.padding, context - context // 2)
+            cache.padding = fewer(cache.padding, context + 1 - unread.shape[1])  # the newest token was not read yet
         token = choose(model(unread, cache)[:, -1], temperature, top_k, generator)
         unread = token[:, None]
         text = torch.cat((text, unread), dim=1)[:, -context:]
