@@ -97,6 +97,9 @@ class TrainConfig:
     """Processes that load data for each worker; 0 loads in the worker itself."""
     seed: int = 123
     """Decides the initial weights, the order of the samples and their augmentation."""
+    reproducible: bool = False
+    """The same bits in the weights at any number of workers: the global batch is cut into micro-batches of
+    micro_batch_size (None: into 8), whose gradients are added up in an order that no number of workers changes."""
     audit: bool = False
     """Record which samples each worker trained in each step, for `onehour audit`."""
     audit_ids: bool = False
@@ -111,6 +114,11 @@ class TrainConfig:
               "learning_rate clip patience evaluate_every keep log_every")  # fmt: skip
         check(self, lambda value: value >= 0, "0 or more", "warmup_steps weight_decay num_loader_processes")
         check(self, lambda value: 0 <= value < 1, "at least 0 and less than 1", "momentum beta1 beta2")
+        if self.reproducible and self.strategy in ("fsdp", "dp"):
+            raise InputError(
+                f"--reproducible adds up gradients in an order of its own, which --strategy {self.strategy} does not let "
+                "it; leave out --strategy, so that it is ddp."
+            )
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ import atexit
 import os
 import resource
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -39,11 +41,27 @@ def this_worker(config: TrainConfig) -> Worker:
     device = find_device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if config.reproducible:
+        fix_arithmetic(device)
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)  # gloo's threads abort a process that ends while they run
     sharded = config.strategy == "fsdp" and world_size > 1
     return Worker(rank, world_size, device, dist.new_group(backend="gloo") if sharded else None)
+
+
+def fix_arithmetic(device: torch.device) -> None:
+    """From here on, let this process compute the same bits from the same numbers, whatever else the machine does.
+
+    In which order a CPU adds up the terms of a matrix product depends on the number of its threads: it gets one. For a
+    GPU it is what https://docs.pytorch.org/docs/stable/notes/randomness.html advises, and not measured here.
+    """
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrices are multiplied
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it only costs time
+        torch.backends.cudnn.benchmark = False
 
 
 def find_device(name: str) -> torch.device:
@@ -80,6 +98,24 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def side_stream(device: torch.device) -> Iterator[None]:
+    """Within it, a GPU works beside what it was asked before, and begins when that is done; a CPU works as ever."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.current_stream(device)
+    with torch.cuda.stream(side := stream_of(device)):
+        side.wait_stream(before)
+        yield
+
+
+@cache
+def stream_of(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of a GPU for what is done beside the computation."""
+    return torch.cuda.Stream(device)
 
 
 def synchronize(device: torch.device) -> None:
