@@ -24,7 +24,7 @@ from onehour.errors import DivergedError, InputError
 from onehour.recipe import Batch, Recipe
 from onehour.training.checkpoint import State, facts_of, read_facts, restore, state_of
 from onehour.training.clock import Clock
-from onehour.training.device import Worker, autocast, peak_memory, random_state, this_worker, to_device
+from onehour.training.device import Worker, autocast, peak_memory, random_state, seed_random, this_worker, to_device
 from onehour.training.early_stopping import should_stop
 from onehour.training.evaluate import evaluate
 from onehour.training.optim import build_optimizer, learning_rate_at, set_learning_rate
@@ -37,7 +37,7 @@ from onehour.training.parallel import (
     without_all_reduce,
 )
 from onehour.training.record import Record
-from onehour.training.reproducible import add_in_pairs, mean_in_pairs, seed_shard
+from onehour.training.reproducible import add_in_pairs, mean_in_pairs
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,8 @@ def one_step(
 
     Gradients of the micro-batches add up; the last backward averages them over the workers. As every micro-batch has
     the same number of samples, the mean of their means is the mean over the global batch. With config.reproducible
-    backward adds up over the workers, too (`add_in_pairs`), so that losses are divided by all micro-batches.
+    backward adds up over the workers, too (`add_in_pairs`), so that losses are divided by all micro-batches; and what
+    the model draws (dropout) follows from which of them it is, not from who computes it.
 
     Returns this worker's mean loss and the norm of the whole gradient, shape (2,).
     """
@@ -170,7 +171,7 @@ def one_step(
     losses = []
     for i, batch in enumerate(micro_batches):
         if config.reproducible:
-            seed_shard(config.seed, step, worker.rank * accumulated + i, num_parts)
+            seed_random(config.seed + step * num_parts + worker.rank * accumulated + i, worker.device)
         with without_all_reduce(model, unless=i == accumulated - 1):
             with autocast(worker.device, config.precision):
                 loss = sample_losses(recipe, model, to_device(batch, worker.device)).mean()

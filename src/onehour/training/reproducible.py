@@ -33,7 +33,7 @@ def add_in_pairs(model: nn.Module, num_micro_batches: int, worker: Worker) -> No
     """
     check_statistics(model)
     for parameter in model.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and num_micro_batches > 1:
             parameter.register_post_accumulate_grad_hook(add_micro_batches(num_micro_batches))
     if isinstance(model, DistributedDataParallel):
         model.register_comm_hook(worker, add_workers)
@@ -53,7 +53,7 @@ def add_micro_batches(num_micro_batches: int) -> Callable[[Tensor], None]:
     """A hook of one parameter that adds up its gradients over the micro-batches of a step, in pairs.
 
     Like a number that counts in binary: a sum of two waits until the next two are added up, then both become a sum of
-    four. Of 8 micro-batches 3 sums wait at most. After the last one, the gradient is the sum of all.
+    four. Of 8 micro-batches 2 sums wait at most. After the last one, the gradient is the sum of all.
     """
     waiting: list[Tensor] = []
     count = 0
@@ -62,10 +62,12 @@ def add_micro_batches(num_micro_batches: int) -> Callable[[Tensor], None]:
         nonlocal count
         assert parameter.grad is not None
         count += 1
-        size = count
-        while size % 2 == 0:  # the sum of as many micro-batches before these is waiting
+        if count % 2:  # to this gradient torch itself adds the next one
+            return
+        pairs = count // 2
+        while pairs % 2 == 0:  # the sum of as many micro-batches before these is waiting
             parameter.grad += waiting.pop()
-            size //= 2
+            pairs //= 2
         if count < num_micro_batches:
             waiting.append(parameter.grad)
             parameter.grad = None
@@ -107,8 +109,3 @@ def sum_in_pairs(terms: Sequence[Tensor] | Tensor) -> Tensor:
 def mean_in_pairs(terms: Sequence[Tensor]) -> Tensor:
     """The mean of N tensors. Where N is a power of two, it has the same bits if it is that of the means of two halves."""
     return sum_in_pairs(terms) / len(terms)
-
-
-def seed_shard(seed: int, step: int, shard: int, num_shards: int) -> None:
-    """Let what a model draws (dropout) follow from the shard of the global batch, and not from who computes it."""
-    torch.manual_seed(seed + step * num_shards + shard)
