@@ -98,8 +98,8 @@ class TrainConfig:
     seed: int = 123
     """Decides the initial weights, the order of the samples and their augmentation."""
     reproducible: bool = False
-    """The same bits in the weights at any number of workers: the global batch is cut into micro-batches of
-    micro_batch_size (None: into 8), whose gradients are added up in an order that no number of workers changes."""
+    """The same bits in the weights at 1, 2, 4 and 8 workers: the global batch is cut into micro-batches of
+    micro_batch_size (None: into 8, if it divides), whose gradients are added up in an order that stays the same."""
     audit: bool = False
     """Record which samples each worker trained in each step, for `onehour audit`."""
     audit_ids: bool = False

@@ -19,6 +19,7 @@ from onehour.data.prepare import prepare
 from onehour.errors import InputError
 from onehour.models.gpt import GPT
 from onehour.recipes.gpt import GPTRecipe
+from onehour.training.device import to_device
 from onehour.training.keep import keep, keep_part
 from onehour.training.loop import train
 from onehour.training.plan import make_plan, usable_sizes
@@ -157,6 +158,12 @@ def test_backward_adds_up_micro_batches_in_pairs_again_and_again(number):
         assert torch.equal(weight.grad, sum_in_pairs(gradients))
 
 
+def test_a_batch_begins_where_its_bits_do_not_depend_on_what_it_was_cut_from():
+    cut = {"x": torch.zeros(100)[1:]}
+    assert cut["x"].data_ptr() % 16
+    assert to_device(cut, torch.device("cpu"))["x"].data_ptr() % 16 == 0
+
+
 def test_held_out_batches_are_the_same_at_any_number_of_workers():
     whole = evaluation_batches(100, 0, 1, 8)
     for workers in (1, 3, 20):
@@ -165,7 +172,7 @@ def test_held_out_batches_are_the_same_at_any_number_of_workers():
 
 
 @pytest.mark.parametrize(
-    ("total", "size", "shards"), [(8, None, 8), (32, None, 8), (4, None, 4), (12, 3, 4), (7, 7, 1)]
+    ("total", "size", "shards"), [(8, None, 8), (36, None, 4), (7, None, 1), (12, 3, 4), (64, 1, 64)]
 )
 def test_shards_of_a_global_batch(total, size, shards):
     config = TrainConfig(global_batch_size=total, micro_batch_size=size, reproducible=True)
@@ -176,12 +183,12 @@ def test_shards_of_a_global_batch(total, size, shards):
 @pytest.mark.parametrize(
     ("total", "size", "workers", "words"),
     [
-        (36, None, 1, "36 samples are not that many times 4: set micro_batch_size to 9 (which makes 4), or "
+        (36, 4, 1, "36 samples are not that many times 4: set micro_batch_size to 9 (which makes 4), or "
          "global_batch_size to 32."),
         (24, 2, 1, "24 samples are not that many times 2: set micro_batch_size to 3 (which makes 8), or "
-         "global_batch_size to 16."),
+         "global_batch_size to 32."),
         (32, None, 3, "--reproducible shares 8 micro-batches of 4 equally, so it is for 1, 2, 4, 8 workers, and there "
-         "are 3; use one of these numbers, or a smaller micro_batch_size."),
+         "are 3; use one of these numbers, or make more micro-batches."),
         (32, 16, 4, "so it is for 1, 2 workers, and there are 4"),
     ],
 )  # fmt: skip

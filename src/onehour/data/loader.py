@@ -1,5 +1,6 @@
 """From sample ids to the batches that a worker trains on."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,7 @@ from onehour.recipe import Batch, Recipe
 
 IDS = "id of the sample"  # a column that the training takes out again; no recipe has one of this name
 STEPS = 64  # steps whose order is worked out together
-SHARDS = 8  # of a global batch that is trained with --reproducible, unless micro_batch_size says how many
+SHARDS = 8  # at most, of a global batch that is trained with --reproducible, unless micro_batch_size says how many
 
 
 @dataclass(frozen=True)
@@ -103,20 +104,20 @@ def num_shards(config: TrainConfig, world_size: int = 1) -> int:
         InputError: the global batch has no such shards, or `world_size` workers cannot have equally many of them.
     """
     total = config.global_batch_size
-    size = config.micro_batch_size or max(1, total // SHARDS)
+    size = config.micro_batch_size or total // math.gcd(total, SHARDS)
     shards, left_over = divmod(total, size)
     if left_over or shards & (shards - 1):
         largest = total & -total  # the largest power of two that divides it
         raise InputError(
             f"--reproducible cuts the global batch into 1, 2, 4, 8 or another power of two of micro-batches, and {total} "
             f"samples are not that many times {size}: set micro_batch_size to {total // largest} (which makes {largest}), or "
-            f"global_batch_size to {size * SHARDS}."
+            f"global_batch_size to {size * 2 ** round(math.log2(total / size))}."
         )
     if shards % world_size:
         fitting = ", ".join(str(2**i) for i in range(shards.bit_length()))
         raise InputError(
             f"--reproducible shares {shards} micro-batches of {size} equally, so it is for {fitting} workers, and there are "
-            f"{world_size}; use one of these numbers, or a smaller micro_batch_size."
+            f"{world_size}; use one of these numbers, or make more micro-batches."
         )
     return shards
 

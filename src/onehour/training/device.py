@@ -125,8 +125,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch on `device`; from pinned memory the copy overlaps with computing."""
-    return {name: column.to(device, non_blocking=True) for name, column in batch.items()}
+    """A copy of the batch on `device`; from pinned memory it is made beside computing.
+
+    On a CPU, too: how a product is rounded may depend on whether its terms begin at a multiple of 16 bytes, as a copy's
+    do, and those of a batch that was cut from a larger one may not.
+    """
+    return {name: column.to(device, non_blocking=True, copy=True) for name, column in batch.items()}
 
 
 def seed_random(seed: int, device: torch.device) -> None:
