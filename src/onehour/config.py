@@ -102,6 +102,9 @@ class TrainConfig:
     """Processes that load data for each worker; 0 loads in the worker itself."""
     seed: int = 123
     """Decides the initial weights, the order of the samples and their augmentation."""
+    reproducible: bool = False
+    """The same bits in the weights at 1, 2, 4 and 8 workers: the global batch is cut into micro-batches of
+    micro_batch_size (None: into 8, if it divides), whose gradients are added up in an order that stays the same."""
     audit: bool = False
     """Record which samples each worker trained in each step, for `onehour audit`."""
     audit_ids: bool = False
@@ -118,6 +121,11 @@ class TrainConfig:
         check(self, lambda value: 0 <= value < 1, "at least 0 and less than 1", "momentum beta1 beta2")
         if self.offload and self.strategy != "fsdp":
             raise InputError("--offload is for a model whose parts are spread over workers; add --strategy fsdp.")
+        if self.reproducible and self.strategy in ("fsdp", "dp"):
+            raise InputError(
+                f"--reproducible adds up gradients in an order of its own, which --strategy {self.strategy} does not let "
+                "it; leave out --strategy, so that it is ddp."
+            )
 
 
 @dataclass(frozen=True)

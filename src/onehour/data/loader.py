@@ -1,5 +1,6 @@
 """From sample ids to the batches that a worker trains on."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,10 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 from onehour.config import TrainConfig
 from onehour.data.arrow import Rows
 from onehour.data.order import evaluation_ids, positions_of, sample_at, uniform
+from onehour.errors import InputError
 from onehour.recipe import Batch, Recipe
 
 IDS = "id of the sample"  # a column that the training takes out again; no recipe has one of this name
 STEPS = 64  # steps whose order is worked out together
+SHARDS = 8  # at most, of a global batch that is trained with --reproducible, unless micro_batch_size says how many
 BLOCK_BYTES = 2**21  # of samples that are gathered together: they stay in the processor's cache
 
 
@@ -114,9 +117,43 @@ def num_micro_batches(config: TrainConfig, world_size: int) -> int:
     Raises:
         InputError: the global batch does not divide by the number of workers; names the nearest sizes that do.
     """
+    if config.reproducible:
+        return num_shards(config, world_size) // world_size
     share = positions_of(0, config.global_batch_size, 0, world_size).size
     largest = config.micro_batch_size or share
     return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= largest)
+
+
+def num_shards(config: TrainConfig, world_size: int = 1) -> int:
+    """Of a reproducible training: the micro-batches of a global batch, all workers together. It is a power of two.
+
+    Raises:
+        InputError: the global batch has no such shards, or `world_size` workers cannot have equally many of them.
+    """
+    total = config.global_batch_size
+    size = config.micro_batch_size or total // math.gcd(total, SHARDS)
+    shards, left_over = divmod(total, size)
+    if left_over or shards & (shards - 1):
+        largest = total & -total  # the largest power of two that divides it
+        raise InputError(
+            f"--reproducible cuts the global batch into 1, 2, 4, 8 or another power of two of micro-batches, and {total} "
+            f"samples are not that many times {size}: set micro_batch_size to {total // largest} (which makes {largest}), or "
+            f"global_batch_size to {size * 2 ** round(math.log2(total / size))}."
+        )
+    if shards % world_size:
+        fitting = ", ".join(str(2**i) for i in range(shards.bit_length()))
+        raise InputError(
+            f"--reproducible shares {shards} micro-batches of {size} equally, so it is for {fitting} workers, and there are "
+            f"{world_size}; use one of these numbers, or make more micro-batches."
+        )
+    return shards
+
+
+def fixed_evaluation_batches(num_samples: int, rank: int, world_size: int, batch_size: int) -> list[range]:
+    """This worker's part of the batches of held-out samples, each of which is the same at any number of workers."""
+    batches = evaluation_batches(num_samples, 0, 1, batch_size)
+    mine = evaluation_ids(len(batches), rank, world_size)
+    return batches[mine.start : mine.stop]
 
 
 def evaluation_batches(num_samples: int, rank: int, world_size: int, batch_size: int) -> list[range]:

@@ -134,6 +134,15 @@ def max_over_workers(tensor: Tensor, worker: Worker) -> Tensor:
     return tensor
 
 
+def gather_tensors(tensor: Tensor, worker: Worker) -> list[Tensor]:
+    """The `tensor` of every worker, of one shape, in the order of their ranks."""
+    tensors = [tensor] * worker.world_size
+    if worker.world_size > 1:
+        tensors = [torch.empty_like(tensor) for _ in tensors]
+        dist.all_gather(tensors, tensor)
+    return tensors
+
+
 def gather_objects(value: T, worker: Worker) -> list[T]:
     """The `value` of every worker, in the order of their ranks."""
     values = [value] * worker.world_size
