@@ -49,7 +49,9 @@ def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> 
     """Wait until there is room for the least of `sizes` workers; returns the largest of them that there is room for.
 
     Yields warnings that tell what is waited for. The wait is at most `patience` seconds, and for its time the cluster's
-    autoscaler, where there is one, is asked for nodes on which the largest of `sizes` has room.
+    autoscaler, where there is one, is asked for nodes on which the largest of `sizes` has room. At the end the wish is
+    taken back, and with it one that a program has left there that was killed: it would keep nodes for ever. Another
+    program that waits says its own again.
 
     Raises:
         InputError: there is no room for the least of `sizes`.
@@ -70,8 +72,7 @@ def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> 
                     yield {"warning": f"Waiting for up to {patience:g} s: {lack}"}
             time.sleep(LOOK_SECONDS)
     finally:
-        if told:  # a wish that nobody takes back keeps nodes for ever
-            request_resources(bundles=[])
+        request_resources(bundles=[])
 
 
 def look_for_room(scale: ScaleConfig, sizes: Sequence[int], waited: float) -> tuple[int, str | None]:
