@@ -64,7 +64,7 @@ hostname {name}
 GUARD = """
 names=; while read -r name; do names="$names $name"; done
 for name in $names; do kill -9 $(ip netns pids $name); ip netns del $name; done
-ip link del pods
+for link in $(ip -o link show master pods | cut -d ' ' -f 2 | cut -d @ -f 1) pods; do ip link del $link; done
 [ $# = 0 ] || rmdir "$@"
 """
 
@@ -172,6 +172,7 @@ class Kubernetes:
         self.pods: dict[str, Pod] = {}
         self.count = 1  # of all pods there ever were: each has another address
         self.wished: list[int] = []
+        self.lock = threading.Lock()  # each request to the API has a thread
         (folder / "shared").mkdir()
         made = [path for path in [Path("/shared")] if not path.exists()]
         for path in made:
@@ -230,8 +231,9 @@ class Kubernetes:
 
     def keep_to_the_spec(self) -> None:
         """Start the workers that are missing."""
-        for _ in range(self.spec["workerGroupSpecs"][0]["replicas"] - len(self.workers())):
-            self.start_worker()
+        with self.lock:
+            for _ in range(self.spec["workerGroupSpecs"][0]["replicas"] - len(self.workers())):
+                self.start_worker()
 
     def change(self, patch: list[dict[str, Any]]) -> None:
         """What the autoscaler wishes; only replicas are looked at."""

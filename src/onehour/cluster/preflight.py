@@ -152,7 +152,7 @@ def what_is_missing(scale: ScaleConfig, workers: int, there: list[Node], free: b
     room = sum(room_on(each, cpus, scale.gpu) for each in resources)
     asked = f"{cpus:g} CPU core{'s' if cpus != 1 else ''}{' and a GPU' if scale.gpu else ''}"
     hint = f"use --workers {room}" if room else "ask for less for each worker"
-    if not scale.gpu and len(there) == 1:
+    if not scale.gpu and len(there) == 1 and num_cpus:
         hint += f", or let workers share cores by --cpus-per-worker {num_cpus / workers:.2g}"
     of_workers, of_nodes = ("" if number == 1 else "s" for number in (workers, len(there)))
     return (
