@@ -5,6 +5,7 @@ pod, Ray, Ray's autoscaler for KubeRay, gloo between the pods. Played are: Kuber
 """
 
 import secrets
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -60,6 +61,17 @@ def hook(kubernetes, pod):
     container = kubernetes.container("head" if pod.name == "head" else "workers")
     process = pod.run(container["lifecycle"]["preStop"]["exec"]["command"])
     return process.communicate()[0], process.returncode
+
+
+def test_pods_end_with_the_process_that_has_started_them_however_that_ends(tmp_path):
+    code = "import os, sys; from pathlib import Path; from pods import Kubernetes; "
+    code += "pod = Kubernetes(Path(sys.argv[1]), {}, '').start('alone', 'sleep 1000', 'head'); "
+    code += "print(pod.first(), flush=True); os.kill(os.getpid(), 9)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    killed = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=False)
+    assert killed.returncode == -9
+    process, bridge = Path("/proc", killed.stdout.strip()), Path("/sys/class/net/pods")
+    wait_until(lambda: not process.exists() and not bridge.exists())
 
 
 def test_a_job_begins_with_a_head_alone_and_trains(kubernetes, job, capsys):

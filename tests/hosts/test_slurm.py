@@ -123,7 +123,7 @@ def test_a_job_trains_on_both_nodes_is_preempted_and_comes_again(lab, undisturbe
 
 
 def test_a_job_that_cannot_be_has_the_exit_code_of_the_training(lab):
-    job = Job(lab, f"{commands(README, 'Submit')[0]} --learning-rate -1")
+    job = Job(lab, f"{commands(README, 'Submit')[0].replace('--nodes 2', '--nodes 1')} --learning-rate -1")
     job.until(lambda: job.state() == "FAILED")
     assert "ExitCode=2:0" in job.facts()
     assert "onehour: learning_rate is -1.0; it must be greater than 0." in job.said()
