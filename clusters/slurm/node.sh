@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What train.sbatch starts on each node: Ray, and on the first node the training, whose exit code is the job's. What Slurm
-# tells this shell's process group is for the training. Ray has a session of its own and does not hear it, and so has what
-# ends Ray: where Slurm has no patience left and kills this shell, Ray ends all the same.
+# tells this shell's process group is for the training, which hears it from this shell, once. Ray has a session of its own and
+# does not hear it, and so has what ends Ray: where Slurm has no patience left and kills this shell, all ends all the same.
 set -uo pipefail
 . clusters/address.sh "$HEAD"
 port=6379
@@ -18,7 +18,7 @@ train() {
     each=${SLURM_GPUS_ON_NODE:-1}
     name=--name
     [ ! -e "$RUNS/$RUN/config.json" ] || name=--resume
-    setsid python -m onehour train "$@" "$name=$RUN" --runs="$RUNS" --address="$HEAD:$port" --wait=10m \
+    setsid setpriv --pdeathsig KILL python -m onehour train "$@" "$name=$RUN" --runs="$RUNS" --address="$HEAD:$port" --wait=10m \
         --workers=$((SLURM_NNODES * each)) --cpus-per-worker=$((SLURM_CPUS_ON_NODE / each)) ${SLURM_GPUS_ON_NODE:+--gpu} &
     training=$!
     trap 'kill -TERM "$training"' TERM

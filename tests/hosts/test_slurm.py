@@ -92,8 +92,8 @@ class Job:
 
 
 def rays(lab):
-    """What is left of Ray on the nodes."""
-    return [line for node in NODES for line in lab.processes(node, "ray")]
+    """What is left of Ray and of a training on the nodes."""
+    return [line for node in NODES for line in lab.processes(node, "ray|onehour train")]
 
 
 def test_a_job_trains_on_both_nodes_is_preempted_and_comes_again(lab, undisturbed, capsys):
@@ -127,6 +127,14 @@ def test_a_job_that_cannot_be_has_the_exit_code_of_the_training(lab):
     job.until(lambda: job.state() == "FAILED")
     assert "ExitCode=2:0" in job.facts()
     assert "onehour: learning_rate is -1.0; it must be greater than 0." in job.said()
+
+
+def test_where_slurm_kills_a_job_its_ray_ends_too(lab):
+    job = Job(lab, f"{commands(README, 'Submit')[0]} {OPTIONS}")
+    job.until(lambda: lab.processes("node1", "onehour train") and lab.processes("node2", "raylet/raylet"))
+    on_login(lab, f"scancel --signal KILL --full {job.number}")
+    job.until(lambda: job.state() not in ("RUNNING", "COMPLETING"))
+    job.until(lambda: rays(lab) == [])
 
 
 def test_a_job_that_is_cancelled_is_saved_and_goes_on_on_another_number_of_nodes(lab, undisturbed):
