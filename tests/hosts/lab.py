@@ -18,6 +18,7 @@ VENV = sys.prefix
 PATH = f"{VENV}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CLONE = Path(__file__).parents[2]
 OPTIONS = "--num-steps=400 --checkpoint-every=20 --log-every=1 --evaluate-every=None"  # what is trained on the hosts
+LOOK_SECONDS = 0.3  # to look means to start a process on a host, mostly, which takes time from what is looked at
 PATIENCE = 300  # seconds, for a machine that has much else to do; what comes never is known after that
 
 
@@ -26,7 +27,7 @@ def wait_until(done: Callable[[], object], said: Callable[[], str] = lambda: "")
     began = time.monotonic()
     while not done():
         assert time.monotonic() - began < PATIENCE, said()
-        time.sleep(0.05)
+        time.sleep(LOOK_SECONDS)
     return time.monotonic() - began
 
 

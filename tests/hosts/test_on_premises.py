@@ -1,6 +1,7 @@
 """clusters/on-premises on real hosts: what its README says is done, over SSH, and a machine loses its power on the way."""
 
 import json
+import os
 import re
 import shlex
 import time
@@ -91,7 +92,8 @@ class Job:
         self.lab, self.run = lab, Run(lab.shared / "runs/gpt")
         before, given, after = commands(README, "Submit")[1].partition('{"PYTHONPATH": "src"}')
         env = json.dumps(json.loads(given) | {"OMP_NUM_THREADS": "1"} | s3)
-        more = f"--name=gpt --cpus-per-worker=2 {OPTIONS} --storage={shlex.quote(STORAGE)}"
+        each = os.cpu_count()  # a machine for each worker, however many cores those who run this test have
+        more = f"--name=gpt --cpus-per-worker={each} {OPTIONS} --storage={shlex.quote(STORAGE)}"
         self.process = lab.start("laptop", in_clone(f"{before}{env}{after} {more}"), **TOKEN)
 
     def said(self):
