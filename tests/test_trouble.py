@@ -27,7 +27,7 @@ from onehour.training.record import examine, read_record
 from onehour.training.run import Run
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-PATIENCE = 90
+PATIENCE = 180
 SLOW = """
 import os, time
 from dataclasses import dataclass
