@@ -30,14 +30,7 @@ def scale(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(SCALE_HELP)
         return
-    options = recipe_options(
-        find_recipe(arguments[0])(),
-        short,
-        arguments[1:],
-        f"scale {arguments[0]}",
-        scaling=(ScalingConfig, ScalingConfig()),
-    )
-    recipe, config, asked = options.recipe, options.train, options.scaling
+    recipe, config, asked = scale_options(arguments)
     from onehour.cluster.scaling import Measured, Start, at_size, run_sizes
     from onehour.data.prepare import prepare
     from onehour.show.scaling import start_text
@@ -67,6 +60,13 @@ def scale(arguments: Sequence[str]) -> None:
         else:
             progress.show(told)
     finish(recipe, config, asked, plans[0].memory.gradients, sizes, start)
+
+
+def scale_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScalingConfig]:
+    """The options of onehour scale: those of the recipe, of the training and of the scaling."""
+    recipe, command, kind = find_recipe(arguments[0])(), f"scale {arguments[0]}", (ScalingConfig, ScalingConfig())
+    options = recipe_options(recipe, short, arguments[1:], command, scaling=kind)
+    return options.recipe, options.train, options.scaling
 
 
 def short(recipe: Recipe) -> TrainConfig:

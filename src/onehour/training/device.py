@@ -3,6 +3,7 @@
 import atexit
 import os
 import resource
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +12,7 @@ from functools import cache
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from onehour.config import TrainConfig
 from onehour.errors import InputError
@@ -35,16 +36,20 @@ def this_worker(config: TrainConfig) -> Worker:
     already initialized torch.distributed; under torchrun it happens here.
 
     Raises:
-        InputError: the device that was asked for is not there.
+        InputError: the device that was asked for is not there, or cannot do what was asked for.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = find_device(config.device)
+    if config.precision == "tf32":
+        if device.type != "cuda":
+            raise InputError(f"--precision tf32 is of NVIDIA GPUs, and this is {device.type}; use float32 or bfloat16.")
+        torch.set_float32_matmul_precision("high")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if config.reproducible:
         fix_arithmetic(device)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)  # gloo's threads abort a process that ends while they run
     sharded = config.strategy == "fsdp" and world_size > 1
     return Worker(rank, world_size, device, dist.new_group(backend="gloo") if sharded else None)
@@ -85,6 +90,22 @@ def available_devices() -> list[str]:
     """The kinds of device that torch can use on this machine, fastest first; cpu is always the last."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     return [name for name, usable in there.items() if usable]
+
+
+def compile_layers(model: nn.Module, device: torch.device) -> None:
+    """Let torch.compile turn each layer (what stands in a ModuleList; without one, the model) into fused code when it runs.
+
+    Layers of one shape share their code, so that the time this takes does not grow with their number. The module stays
+    what it is: the names in a checkpoint do not change.
+
+    Raises:
+        InputError: a CPU takes a C++ compiler, and there is none.
+    """
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
+        raise InputError("--compile takes a C++ compiler, and neither g++ nor clang++ is found here; install one.")
+    layers = [layer for module in model.modules() if isinstance(module, nn.ModuleList) for layer in module]
+    for layer in layers or [model]:
+        layer.compile()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

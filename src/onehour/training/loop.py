@@ -24,7 +24,16 @@ from onehour.errors import DivergedError, InputError
 from onehour.recipe import Batch, Recipe
 from onehour.training.checkpoint import State, facts_of, read_facts, restore, state_of
 from onehour.training.clock import Clock
-from onehour.training.device import Worker, autocast, peak_memory, random_state, seed_random, this_worker, to_device
+from onehour.training.device import (
+    Worker,
+    autocast,
+    compile_layers,
+    peak_memory,
+    random_state,
+    seed_random,
+    this_worker,
+    to_device,
+)
 from onehour.training.early_stopping import should_stop
 from onehour.training.evaluate import evaluate
 from onehour.training.optim import build_optimizer, learning_rate_at, set_learning_rate
@@ -83,7 +92,9 @@ def train(
 
     torch.manual_seed(config.seed)
     model = recipe.build_model().to(worker.device)
-    wrapped = parallelize(model, config.strategy, worker)
+    if config.compile:
+        compile_layers(model, worker.device)
+    wrapped = parallelize(model, config.strategy, worker, config.precision, config.offload)
     if config.reproducible:
         add_in_pairs(wrapped, accumulated, worker)
     optimizer = build_optimizer(model, config)
