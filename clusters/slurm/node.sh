@@ -36,4 +36,5 @@ read -r _ <&3
 train "$@"
 code=$?
 setsid --wait ray stop > /dev/null
+cat <&3  # to its end
 exit "$code"
