@@ -1,7 +1,7 @@
 # make train      sets up .venv, then trains a small GPT on this machine with Ray
 # make learn      sets up .venv, then opens the course in JupyterLab, in a copy that may be changed
 # make test       sets up .venv, then runs every check but those of make test-clusters
-# make test-clusters  clusters/on-premises and clusters/slurm on hosts that it makes, as root on Linux
+# make test-clusters  clusters/on-premises, slurm and kubernetes on hosts that it makes, as root on Linux
 # make pretrained sets up .venv, then fetches a small language model into pretrained/smollm2 (93 MB, Apache-2.0)
 # make notebooks  executes the course's notebooks and stores what they print
 # make bench      measures side by side

@@ -1,6 +1,7 @@
-"""What starting and ending cost under Ray, beside torchrun: python bench/launch.py [--rounds 5]
+"""What starting and ending cost under Ray: python bench/launch.py [--rounds 5]
 
-Seconds from the shell to the first step's report, and from the last step's report to the prompt, with one worker.
+Seconds from the shell to the first step's report, and from the last step's report to the prompt, with one worker: of
+onehour on Ray, of onehour under torchrun, and of a script with Ray's TorchTrainer as its documentation writes it.
 """
 
 import argparse
@@ -8,7 +9,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from watch import TORCHRUN, Timed, ratio, timed
+from watch import TORCHRUN, Timed, ratio, timed, watched
 
 OPTIONS = ["--num-steps=20", "--log-every=1", "--evaluate-every=None"]
 
@@ -18,18 +19,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    on_ray: list[Timed] = []
-    on_torchrun: list[Timed] = []
-    with tempfile.TemporaryDirectory() as folder:
+    runs: dict[str, list[Timed]] = {"onehour on Ray": [], "onehour under torchrun": [], "a naive TorchTrainer": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         for i in range(rounds):
-            on_ray.append(timed([], "toy", [*OPTIONS, "--workers=1"], Path(folder), f"ray-{i}", 2))
-            on_torchrun.append(
-                timed([*TORCHRUN, "1"], "toy", [*OPTIONS, "--workers=0"], Path(folder), f"torchrun-{i}", 2)
-            )
+            for kind, run in zip(runs, (on_ray, under_torchrun, naive), strict=True):
+                runs[kind].append(run(folder, f"{kind.replace(' ', '-')}-{i}"))
     for what in ("first_step", "after_last_step"):
-        ours, theirs = [getattr(run, what) for run in on_ray], [getattr(run, what) for run in on_torchrun]
-        medians = f"{statistics.median(ours):.1f} s / {statistics.median(theirs):.1f} s"
-        print(f"{what.replace('_', ' ')}, Ray / torchrun: {ratio(ours, theirs)}; {medians}")
+        print(what.replace("_", " "))
+        seconds = {kind: [getattr(run, what) for run in timed_runs] for kind, timed_runs in runs.items()}
+        ray, torchrun, trainer = seconds.values()
+        for kind, each in seconds.items():
+            print(f"  {kind}: {statistics.median(each):.1f} s")
+        print(f"  Ray / torchrun: {ratio(ray, torchrun)}")
+        more = [[a - b for a, b in zip(each, torchrun, strict=True)] for each in (ray, trainer)]
+        print(f"  what comes on top of torchrun, onehour / naive: {ratio(*more)}", flush=True)
+
+
+def on_ray(folder: Path, name: str) -> Timed:
+    """The toy on Ray."""
+    return timed([], "toy", [*OPTIONS, "--workers=1"], folder, name, 2)
+
+
+def under_torchrun(folder: Path, name: str) -> Timed:
+    """The toy under torchrun."""
+    return timed([*TORCHRUN, "1"], "toy", [*OPTIONS, "--workers=0"], folder, name, 2)
+
+
+def naive(folder: Path, name: str) -> Timed:
+    """The toy by a script that is as short as it can be."""
+    script = Path(__file__).with_name("naive.py")
+    return watched([str(script), str(folder), name, "20"], folder / name / "metrics.jsonl", 2)
 
 
 if __name__ == "__main__":

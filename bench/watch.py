@@ -26,18 +26,13 @@ class Timed:
 
 def timed(launcher: list[str], recipe: str, options: list[str], folder: Path, name: str, threads: int) -> Timed:
     """Run `onehour train` by `launcher` (arguments of Python) and watch its metrics.jsonl."""
-    command = [
-        sys.executable,
-        *launcher,
-        "-m",
-        "onehour",
-        "train",
-        recipe,
-        *options,
-        f"--runs={folder}",
-        f"--name={name}",
-    ]
-    metrics = folder / name / "metrics.jsonl"
+    line = [*launcher, "-m", "onehour", "train", recipe, *options, f"--runs={folder}", f"--name={name}"]
+    return watched(line, folder / name / "metrics.jsonl", threads)
+
+
+def watched(line: list[str], metrics: Path, threads: int) -> Timed:
+    """Run Python with these arguments and watch the file to which it writes a row for each report."""
+    command = [sys.executable, *line]
     began = time.perf_counter()
     process = subprocess.Popen(
         command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

@@ -91,12 +91,20 @@ class TrainConfig:
     process, slow); auto: ddp when there are several workers."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where the model lives; auto takes the first of cuda, mps and cpu that is there."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """The type of the arithmetic in forward and backward; weights stay float32."""
+    offload: bool = False
+    """With --strategy fsdp: keep weights, gradients and moments in the CPU's memory, and copy a layer when it computes."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """The type of the arithmetic in forward and backward; weights stay float32. tf32: products of float32 numbers of which an
+    NVIDIA GPU takes 10 bits of the fraction."""
+    compile: bool = False
+    """Compile each layer with torch.compile: slower to start, faster after that."""
     num_loader_processes: int = 0
     """Processes that load data for each worker; 0 loads in the worker itself."""
     seed: int = 123
     """Decides the initial weights, the order of the samples and their augmentation."""
+    reproducible: bool = False
+    """The same bits in the weights at 1, 2, 4 and 8 workers: the global batch is cut into micro-batches of
+    micro_batch_size (None: into 8, if it divides), whose gradients are added up in an order that stays the same."""
     audit: bool = False
     """Record which samples each worker trained in each step, for `onehour audit`."""
     audit_ids: bool = False
@@ -111,6 +119,13 @@ class TrainConfig:
               "learning_rate clip patience evaluate_every keep log_every")  # fmt: skip
         check(self, lambda value: value >= 0, "0 or more", "warmup_steps weight_decay num_loader_processes")
         check(self, lambda value: 0 <= value < 1, "at least 0 and less than 1", "momentum beta1 beta2")
+        if self.offload and self.strategy != "fsdp":
+            raise InputError("--offload is for a model whose parts are spread over workers; add --strategy fsdp.")
+        if self.reproducible and self.strategy in ("fsdp", "dp"):
+            raise InputError(
+                f"--reproducible adds up gradients in an order of its own, which --strategy {self.strategy} does not let "
+                "it; leave out --strategy, so that it is ddp."
+            )
 
 
 @dataclass(frozen=True)

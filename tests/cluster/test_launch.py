@@ -80,6 +80,10 @@ def test_the_autoscaler_is_asked_for_room_beside_what_is_in_use(local_ray, monke
     ray.kill(busy)
     assert asked[0] == [{"CPU": 16}] * 9 + [{"CPU": 3.0}]
     assert asked[-1] == []
+    asked.clear()
+    with pytest.raises(StopIteration):
+        next(wait_for_room(ScaleConfig(workers=1), [1], patience=0))
+    assert asked == [[]]  # the wish of a program that was killed while it waited is taken back by the next one
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_what_is_told_of_nodes_that_will_do(tmp_path, cluster):
     run = create_run(tmp_path, "run", "toy")
     (cores, silence), away = check_nodes(run)
     assert away == set()
-    assert cores.startswith("The node 127.0.0.1 told Ray of 500 CPU cores and has ")
+    assert cores.startswith("The node 127.0.0.1 told Ray of 500 CPU cores where there are ")
     assert silence.startswith("A node that falls silent is given up after 22.5 s")  # 5 x (1.5 s + 3 s)
     assert list(run.folder.iterdir()) == []
 

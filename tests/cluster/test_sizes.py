@@ -25,6 +25,8 @@ def test_one_and_two_workers(local_ray, tmp_path, capsys):
     assert [line[0] for line in table if line[0] in ("1", "2", "8", "64") and line[1] not in ("worker", "workers", "and")] \
         == ["1", "2", "1", "2", "8", "64"]  # fmt: skip
     assert "more workers than the 2 samples of a batch" in said
+    main(["runs", "--runs", str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[1].split()[:5] == ["scale-toy-1", "toy", "done", "2/2", "sizes"]
     assert imread(folder / "scaling.png").shape[2] == 4
     assert [row["step"] for row in open_run(folder, "2-workers").rows()] == list(range(1, 13))
 
@@ -35,6 +37,23 @@ def test_a_batch_that_grows_with_the_workers(local_ray, tmp_path, capsys):
     assert [one["global_batch_size"] for one in content["sizes"]] == [4] and content["model"]["weak"]
     said = capsys.readouterr().out.replace("\n", " ")
     assert "2 samples for each worker" in said and "losses are not compared" in said and "losses  " not in said
+
+
+def test_what_fails_when_the_parts_are_measured_is_told(local_ray, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "import sys\nfrom dataclasses import dataclass\nfrom onehour.recipes.toy import Toy\n"
+        "@dataclass(frozen=True)\nclass Mine(Toy):\n"
+        "    def loss(self, model, batch):\n"
+        "        if any(f.f_code.co_name == 'measure_parts' for f in frames()):\n"
+        "            raise ArithmeticError('seven is not a number')\n"
+        "        return super().loss(model, batch)\n"
+        "def frames(frame=None):\n"
+        "    frame = sys._getframe()\n"
+        "    while frame:\n        yield frame\n        frame = frame.f_back\n"
+    )
+    with pytest.raises(SystemExit, match="1"):
+        main(["scale", str(tmp_path / "mine.py"), "--workers", "1", "--num-steps", "5", "--runs", str(tmp_path)])
+    assert "A worker stopped with ArithmeticError: seven is not a number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

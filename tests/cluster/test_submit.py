@@ -17,7 +17,7 @@ from onehour.cluster import package
 from onehour.cluster.jobs import check_versions, exit_code
 from onehour.cluster.local import LocalCluster, keeper_lock, local_cluster, state_file
 from onehour.cluster.package import measure, runtime_env
-from onehour.commands.submit import check_train
+from onehour.commands.submit import check_options, with_places
 from onehour.errors import InputError, TrainingError
 
 CLONE = Path(__file__).parents[2]
@@ -42,7 +42,15 @@ def no_cluster(monkeypatch, tmp_path):
         ("submit --address http://127.0.0.1:1 -- doctor", "Nothing answers at http://127.0.0.1:1; is the cluster up"),
         ("submit --address head:8265 -- doctor", "head:8265 is no job server; its address begins with http://"),
         ("submit --address http://127.0.0.1:1 -- train", "There is no recipe to train"),
-        ("submit --address http://127.0.0.1:1 -- train toy", "The run would be kept in runs, a folder of the job that goes"),
+        ("submit --address http://127.0.0.1:1 -- train toy", "--runs runs would be a folder of the job, and go"),
+        ("submit --address http://127.0.0.1:1 -- search toy", "--runs runs would be a folder of the job, and go with it; name"),
+        ("submit --address http://127.0.0.1:1 -- search", "search wants a recipe first, such as: onehour submit -- search gpt"),
+        ("submit --address http://127.0.0.1:1 -- search toy --space learning_rat=0.1", "There is no hyperparameter 'learn"),
+        ("submit --address http://127.0.0.1:1 -- scale toy", "--runs runs would be a folder of the job, and go with it; name"),
+        ("submit --address http://127.0.0.1:1 -- scale toy --workers 2 1", "workers is 2 1; it must be numbers"),
+        ("submit --address http://127.0.0.1:1 -- prepare gpt --workers 2", "Workers on the cluster at http://127.0.0.1:1 write"),
+        ("submit --address http://127.0.0.1:1 -- prepare gpt --workers -1", "workers is -1; it must be 0 or more"),
+        ("submit --address http://127.0.0.1:1 -- prepare toy --storage there", "--storage there would be a folder of the job,"),
         ("submit --address http://127.0.0.1:1 -- train toy --num-steps 0", "num_steps is 0"),
         ("submit --address http://127.0.0.1:1 --runtime-env no.yaml -- doctor", "The runtime environment no.yaml cannot be"),
         ("jobs", "There is no cluster to speak to"),
@@ -130,8 +138,22 @@ def test_a_cluster_is_there_as_long_as_its_keeper_lives(tmp_path):
         assert local_cluster() is None  # not yet
         cluster.write(state_file())
         assert local_cluster() == cluster
-        assert check_train(["train", "toy"], cluster.jobs) == ["train", "toy", "--runs", str(Path("runs").absolute())]
+        here = str(Path("runs").absolute())
+        assert with_places(["train", "toy"], cluster.jobs) == ["train", "toy", "--runs", here]
+        prepare = ["prepare", "gpt", "--storage=runs"]
+        assert with_places(prepare, cluster.jobs) == [*prepare, "--storage", here]
     assert local_cluster() is None
+
+
+def test_to_stop_what_is_not_there_is_no_mistake(capsys):
+    main(["cluster", "stop"])
+    assert capsys.readouterr().out == "No cluster of onehour runs on this machine; there is nothing to stop.\n"
+
+
+def test_the_help_of_a_command_needs_no_cluster(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["submit", "--", "train", "toy", "--help"])
+    assert "usage: onehour train toy" in capsys.readouterr().out
 
 
 def test_a_state_that_cannot_be_written(tmp_path, monkeypatch, capsys):
@@ -199,10 +221,22 @@ def test_what_is_too_large_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["train toy --runs /shared/runs", "train toy --storage s3://b/r", "train --resume x --runs /shared/runs"]
+    "line",
+    [
+        "train toy --runs /shared/runs",
+        "train toy --storage s3://b/r",
+        "train --resume x --runs /shared/runs",
+        "train toy --from search-toy-1 --runs /shared/runs",
+        "search --resume search-toy-1 --runs /shared/runs",
+        "prepare gpt --workers 2 --text /shared/*.txt --storage /shared/runs",
+        "prepare gpt",
+        "show toy-1 --runs /shared/runs",
+        "doctor",
+    ],
 )
-def test_a_run_that_stays_is_taken_as_it_is(line):
-    assert check_train(line.split(), "http://head:8265") == line.split()
+def test_what_stays_is_taken_as_it_is(line):
+    check_options(line.split(), "http://head:8265")
+    assert with_places(line.split(), "http://head:8265") == line.split()
 
 
 def client(ray, python):

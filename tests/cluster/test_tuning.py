@@ -79,6 +79,9 @@ def test_every_trial_is_the_run_of_the_same_training(folder, capsys):
     assert run("predict search-mine-1") == 0
     assert run("show search-mine-1") == 0
     capsys.readouterr()
+    assert run("runs") == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("search-mine-1 "))
+    assert line.split()[1:4] == ["mine", "done", "3/3"] and f"{best.metrics['held_out_loss']:.4f} held out" in line
     assert run("search toy --name search-mine-1", *QUICK) == 2
     assert "There is something called search-mine-1 in" in capsys.readouterr().err
     assert run("train toy --from search-mine-1 --workers 0") == 2

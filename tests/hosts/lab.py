@@ -18,7 +18,8 @@ VENV = sys.prefix
 PATH = f"{VENV}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CLONE = Path(__file__).parents[2]
 OPTIONS = "--num-steps=400 --checkpoint-every=20 --log-every=1 --evaluate-every=None"  # what is trained on the hosts
-PATIENCE = 180
+LOOK_SECONDS = 0.3  # to look means to start a process on a host, mostly, which takes time from what is looked at
+PATIENCE = 300  # seconds, for a machine that has much else to do; what comes never is known after that
 
 
 def wait_until(done: Callable[[], object], said: Callable[[], str] = lambda: "") -> float:
@@ -26,7 +27,7 @@ def wait_until(done: Callable[[], object], said: Callable[[], str] = lambda: "")
     began = time.monotonic()
     while not done():
         assert time.monotonic() - began < PATIENCE, said()
-        time.sleep(0.05)
+        time.sleep(LOOK_SECONDS)
     return time.monotonic() - began
 
 
@@ -104,7 +105,7 @@ class Lab:
         there = ["-r", "-w", "-t", self.inits[host], "env", "-i", *(f"{k}={v}" for k, v in env.items()), *command]
         return [*enter, "-t", str(self.inside), *enter, *there]
 
-    def run(self, host: str, line: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(self, host: str, line: str, timeout: float = PATIENCE, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a line of shell there; what it says is in stdout."""
         ended = f"exec timeout --kill-after=5 {timeout} bash -c {shlex.quote(line)}"
         return subprocess.run(
@@ -112,7 +113,7 @@ class Lab:
             stderr=subprocess.STDOUT, text=True, check=False, start_new_session=True,
         )  # fmt: skip
 
-    def check(self, host: str, line: str, timeout: float = 60, **env: str) -> str:
+    def check(self, host: str, line: str, timeout: float = PATIENCE, **env: str) -> str:
         """The same for a line that has to end well; returns what it says."""
         done = self.run(host, line, timeout, **env)
         assert done.returncode == 0, f"{line}\n{done.stdout}"

@@ -59,6 +59,15 @@ number=0; for path in {needed}; do number=$((number + 1)); mkdir -p $path; mount
 hostname {name}
 """
 
+# Takes away the pods whose names come by its input, and their network, when that ends: by close(), or because the process
+# that has started them was killed. A pod's processes are those of its network.
+GUARD = """
+names=; while read -r name; do names="$names $name"; done
+for name in $names; do kill -9 $(ip netns pids $name); ip netns del $name; done
+for link in $(ip -o link show master pods | cut -d ' ' -f 2 | cut -d @ -f 1) pods; do ip link del $link; done
+[ $# = 0 ] || rmdir "$@"
+"""
+
 
 def shell(command: str) -> None:
     """Run a line of a shell, which has to succeed."""
@@ -105,6 +114,15 @@ class Pod:
         while Path(f"/proc/{self.first()}").stat().st_uid != 1000:  # until then it mounts
             time.sleep(0.05)
 
+    def end(self) -> None:
+        """SIGTERM to its first process, as Kubernetes does after the hook, and in the end SIGKILL."""
+        os.kill(self.first(), signal.SIGTERM)
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.kill(self.first(), signal.SIGKILL)
+            self.process.wait(timeout=20)
+
     def first(self) -> int:
         """The id of the pod's first process, outside of it."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
@@ -123,13 +141,6 @@ class Pod:
             text=True,
             cwd="/",
         )
-
-    def remove(self) -> None:
-        """Kill what is left, and take the network away. With its first process a pod ends whole."""
-        if self.process.poll() is None:
-            os.kill(self.first(), signal.SIGKILL)
-        self.process.wait(timeout=60)
-        shell(f"ip netns del {self.name}")
 
 
 def certificate(folder: Path) -> ssl.SSLContext:
@@ -161,12 +172,17 @@ class Kubernetes:
         self.pods: dict[str, Pod] = {}
         self.count = 1  # of all pods there ever were: each has another address
         self.wished: list[int] = []
+        self.lock = threading.Lock()  # each request to the API has a thread
         (folder / "shared").mkdir()
-        self.made = [path for path in [Path("/shared")] if not path.exists()]
-        for path in self.made:
+        made = [path for path in [Path("/shared")] if not path.exists()]
+        for path in made:
             path.mkdir()
         os.chown(folder / "shared", 1000, 1000)
         (folder / "token").write_text("of Kubernetes")
+        self.guard = subprocess.Popen(
+            ["bash", "-c", GUARD, "guard", *map(str, made)], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            start_new_session=True,
+        )  # fmt: skip
         shell(f"ip link add pods type bridge; ip addr add {API}/24 dev pods; ip link set pods up")
         self.server = http.server.ThreadingHTTPServer((API, 443), lambda *request: Answer(self, *request))
         self.server.socket = certificate(folder).wrap_socket(self.server.socket, server_side=True)
@@ -176,6 +192,8 @@ class Kubernetes:
         """Start a pod of this node type."""
         number = 1 if kind == "head" else self.count + 1
         self.count += kind != "head"
+        assert self.guard.stdin is not None
+        print(name, file=self.guard.stdin, flush=True)
         self.pods[name] = Pod(self.folder, name, number, self.auth | env, command)
         return self.pods[name]
 
@@ -205,10 +223,17 @@ class Kubernetes:
         """The workers' pods."""
         return [pod for name, pod in self.pods.items() if name.startswith("worker")]
 
+    def take(self, pod: Pod) -> None:
+        """End a pod, after its hook, and start another one in its place."""
+        pod.end()
+        del self.pods[pod.name]
+        self.keep_to_the_spec()
+
     def keep_to_the_spec(self) -> None:
         """Start the workers that are missing."""
-        for _ in range(self.spec["workerGroupSpecs"][0]["replicas"] - len(self.workers())):
-            self.start_worker()
+        with self.lock:
+            for _ in range(self.spec["workerGroupSpecs"][0]["replicas"] - len(self.workers())):
+                self.start_worker()
 
     def change(self, patch: list[dict[str, Any]]) -> None:
         """What the autoscaler wishes; only replicas are looked at."""
@@ -237,11 +262,7 @@ class Kubernetes:
         """Take everything away."""
         self.server.shutdown()
         self.server.server_close()
-        for pod in self.pods.values():
-            pod.remove()
-        shell("ip link del pods")
-        for path in self.made:
-            path.rmdir()
+        self.guard.communicate(timeout=60)
 
 
 class Answer(http.server.BaseHTTPRequestHandler):

@@ -4,17 +4,18 @@ import re
 import time
 
 import pytest
-from lab import CLONE, OPTIONS, VENV, Lab, commands, copy_clone, wait_until
+from lab import CLONE, OPTIONS, PATIENCE, VENV, commands, copy_clone, wait_until
 
 from onehour.training.run import Run
 
-pytestmark = [pytest.mark.clusters, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.clusters, pytest.mark.timeout(3 * PATIENCE)]
 
 README = (CLONE / "clusters/slurm/README.md").read_text()
 NODES = ["node1", "node2"]
+HOSTS = ["login", *NODES]
 CONF = """
 ClusterName=lab
-SlurmctldHost=login(10.0.0.1)
+SlurmctldHost=login(LOGIN)
 SlurmUser=root
 AuthInfo=cred_expire=5
 ProctrackType=proctrack/pgid
@@ -28,8 +29,8 @@ SelectTypeParameters=CR_Core
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
-NodeName=node1 NodeAddr=10.0.0.2 CPUs=2
-NodeName=node2 NodeAddr=10.0.0.3 CPUs=2
+NodeName=node1 NodeAddr=NODE1 CPUs=2
+NodeName=node2 NodeAddr=NODE2 CPUs=2
 PartitionName=patient Nodes=ALL Default=YES PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes=ALL PriorityTier=2
 """  # cred_expire: a job that comes again waits that long
@@ -37,26 +38,26 @@ PartitionName=urgent Nodes=ALL PriorityTier=2
 CGROUPS = "mount -t tmpfs tmpfs /sys/fs/cgroup && cd /sys/fs/cgroup && mkdir freezer memory cpuset cpu cpuacct devices"
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+@pytest.fixture(scope="module", autouse=True)
+def slurm(lab):
     """A login node, which has Slurm's controller too, and two nodes."""
-    packages = ["openssh-server", "slurmctld", "slurmd", "slurm-client", "munge"]
-    lab = Lab(tmp_path_factory.mktemp("lab"), ["login", *NODES], packages)
-    try:
-        copy_clone(lab.shared / "onehour")
-        (lab.shared / "onehour/.venv").symlink_to(VENV)
-        (lab.shared / "slurm.conf").write_text(CONF)
-        (lab.shared / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
-        for host in lab.hosts:
-            lab.check(host, "mkdir -p /etc/slurm /var/spool/slurmctld /var/spool/slurmd; cp /shared/*.conf /etc/slurm")
-            lab.check(host, "install -d -o munge /run/munge && runuser -u munge -- munged")
-        lab.check("login", "slurmctld")
-        for node in NODES:
-            lab.check(node, f"{CGROUPS} && slurmd")
-        wait_until(lambda: on_login(lab, "sinfo --noheader --format %D --states idle").strip() == "2")
-        yield lab
-    finally:
-        lab.end()
+    copy_clone(lab.shared / "onehour")
+    (lab.shared / "onehour/.venv").symlink_to(VENV)
+    conf = CONF
+    for host in HOSTS:
+        conf = conf.replace(host.upper(), lab.address(host))
+    (lab.shared / "slurm.conf").write_text(conf)
+    (lab.shared / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
+    for host in HOSTS:
+        lab.check(host, "mkdir -p /etc/slurm /var/spool/slurmctld /var/spool/slurmd; cp /shared/*.conf /etc/slurm")
+        lab.check(host, "install -d -o munge /run/munge && runuser -u munge -- munged")
+    lab.check("login", "slurmctld")
+    for node in NODES:
+        lab.check(node, f"{CGROUPS} && slurmd")
+    wait_until(lambda: on_login(lab, "sinfo --noheader --format %D --states idle").strip() == "2")
+    yield
+    for host in HOSTS:
+        lab.power_off(host)
 
 
 def on_login(lab, line):
@@ -91,8 +92,8 @@ class Job:
 
 
 def rays(lab):
-    """What is left of Ray on the nodes."""
-    return [line for node in NODES for line in lab.processes(node, "ray")]
+    """What is left of Ray and of a training on the nodes."""
+    return [line for node in NODES for line in lab.processes(node, "ray|onehour train")]
 
 
 def test_a_job_trains_on_both_nodes_is_preempted_and_comes_again(lab, undisturbed, capsys):
@@ -109,7 +110,7 @@ def test_a_job_trains_on_both_nodes_is_preempted_and_comes_again(lab, undisturbe
     again = job.reach(at + 1)
     job.until(lambda: job.state() not in ("RUNNING", "COMPLETING"))
     assert "JobState=COMPLETED" in job.facts() and "ExitCode=0:0" in job.facts() and "Restarts=1" in job.facts()
-    assert [row["loss"] for row in job.run.rows()] == pytest.approx(undisturbed, rel=1e-5)
+    assert [row["loss"] for row in job.run.rows()] == pytest.approx(undisturbed(), rel=1e-5)
     assert rays(lab) == []
     squeue, show = commands(README, "Watch")
     assert "JOBID" in on_login(lab, squeue)
@@ -122,10 +123,18 @@ def test_a_job_trains_on_both_nodes_is_preempted_and_comes_again(lab, undisturbe
 
 
 def test_a_job_that_cannot_be_has_the_exit_code_of_the_training(lab):
-    job = Job(lab, f"{commands(README, 'Submit')[0]} --learning-rate -1")
+    job = Job(lab, f"{commands(README, 'Submit')[0].replace('--nodes 2', '--nodes 1')} --learning-rate -1")
     job.until(lambda: job.state() == "FAILED")
     assert "ExitCode=2:0" in job.facts()
     assert "onehour: learning_rate is -1.0; it must be greater than 0." in job.said()
+
+
+def test_where_slurm_kills_a_job_its_ray_ends_too(lab):
+    job = Job(lab, f"{commands(README, 'Submit')[0]} {OPTIONS}")
+    job.until(lambda: lab.processes("node1", "onehour train") and lab.processes("node2", "raylet/raylet"))
+    on_login(lab, f"scancel --signal KILL --full {job.number}")
+    job.until(lambda: job.state() not in ("RUNNING", "COMPLETING"))
+    job.until(lambda: rays(lab) == [])
 
 
 def test_a_job_that_is_cancelled_is_saved_and_goes_on_on_another_number_of_nodes(lab, undisturbed):
@@ -138,4 +147,4 @@ def test_a_job_that_is_cancelled_is_saved_and_goes_on_on_another_number_of_nodes
     job.until(lambda: rays(lab) == [])  # the nodes end Ray's helpers after Slurm has let go of them
     other = Job(lab, commands(README, "Scale")[0].replace("JOB", job.number).replace("--nodes 4", "--nodes 1"), job.run)
     other.until(lambda: other.state() == "COMPLETED")
-    assert [row["loss"] for row in job.run.rows()] == pytest.approx(undisturbed, rel=1e-5)
+    assert [row["loss"] for row in job.run.rows()] == pytest.approx(undisturbed(), rel=1e-5)

@@ -68,7 +68,7 @@ def test_a_training_that_died_after_a_step_it_did_again_is_not_done(make_run, tm
     with run.metrics_file.open("a") as file:  # the same evaluation twice is no sign that the loss no longer falls
         file.write(run.metrics_file.read_text().splitlines()[1] + "\n")
     files = SubTreeFileSystem(str(tmp_path / "runs"), LocalFileSystem())
-    assert [(one.state, one.row["step"]) for one in summaries(files)] == [("unfinished", 30)]
+    assert [(one.state, one.step) for one in summaries(files)] == [("unfinished", "30/40")]
 
 
 def test_removing(make_run, tmp_path, capsys):

@@ -40,7 +40,7 @@ def trial(number, state="done", loss=0.5, **chosen):
 
 def test_the_live_table_has_who_runs_first_and_as_many_lines_as_the_terminal():
     trials = [trial(1), trial(2, "stopped", 0.7), trial(3, "running", 0.4), trial(4, "failed"), trial(5, "waiting")]
-    assert live_text(trials, ASKED, 20, 83, num_lines=20) == (
+    assert live_text(trials, ASKED, 83, num_lines=20) == (
         "  trial  learning_rate  momentum  optimizer   step  held-out loss    state\n"
         "trial-3            0.1       0.5        sgd  20/50         0.4000  running\n"
         "trial-1            0.1       0.5        sgd  50/50         0.5000     done\n"
@@ -48,14 +48,14 @@ def test_the_live_table_has_who_runs_first_and_as_many_lines_as_the_terminal():
         "trial-4            0.1       0.5        sgd                         failed\n"
         "3 of 20 trials ended (1 failed), 1 running, 83 s; the best so far: trial-3, loss 0.4000"
     )
-    assert live_text([trial(i) for i in range(99)], ASKED, 99, 83, num_lines=10).count("\n") == 9
+    assert live_text([trial(i) for i in range(99)], ASKED, 83, num_lines=10).count("\n") == 9
 
 
 def test_the_table_is_drawn_over_and_no_line_of_it_wraps(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("LINES", "24")
     monkeypatch.setattr(sys, "stdout", screen := Terminal())
-    live = Live(Search(tmp_path), ASKED, 3)
+    live = Live(Search(tmp_path), ASKED)
     live.show([trial(1)])
     live.show([trial(1), trial(2)])
     live.end()
@@ -64,7 +64,7 @@ def test_the_table_is_drawn_over_and_no_line_of_it_wraps(tmp_path, monkeypatch):
 
 
 def test_without_a_terminal_a_line_for_each_trial_that_has_ended(tmp_path, capsys):
-    (live := Live(Search(tmp_path), ASKED, 3)).show([trial(1, "running"), trial(2, "failed")])
+    (live := Live(Search(tmp_path), ASKED)).show([trial(1, "running"), trial(2, "failed")])
     live.show([trial(1, "stopped", 0.25), trial(2, "failed")])
     live.end()
     assert capsys.readouterr().out == (

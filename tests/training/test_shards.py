@@ -26,6 +26,11 @@ CONFIG = dataclasses.replace(
     micro_batch_size=1, keep=None,
 )  # fmt: skip
 SHARDED = dataclasses.replace(CONFIG, strategy="fsdp")
+KINDS = {
+    "sharded": SHARDED,
+    "offloaded": dataclasses.replace(SHARDED, offload=True),
+    "half": dataclasses.replace(SHARDED, precision="bfloat16"),
+}
 
 Job = tuple[TrainConfig, Run, Path | None]
 
@@ -64,12 +69,13 @@ def new_run(folder: Path, name: str, config: TrainConfig) -> Run:
 def runs(tmp_path_factory) -> dict[str, Run]:
     """The same training in one process; sharded over two; and once more from the sharded checkpoint of step 8."""
     folder = tmp_path_factory.mktemp("runs")
-    runs = {name: new_run(folder, name, SHARDED) for name in ("whole", "sharded", "resumed", "full")}
+    runs = {name: new_run(folder, name, KINDS.get(name, SHARDED)) for name in ("whole", *KINDS, "resumed", "full")}
     list(keep(train(RECIPE, CONFIG), runs["whole"], None))
     start = runs["sharded"].checkpoint_at(8)
     train_together(
-        2, folder, (SHARDED, runs["sharded"], None), (SHARDED, runs["resumed"], start), (SHARDED, runs["full"], None)
-    )
+        2, folder, *((config, runs[name], None) for name, config in KINDS.items()), (SHARDED, runs["resumed"], start),
+        (SHARDED, runs["full"], None),
+    )  # fmt: skip
     return runs
 
 
@@ -81,9 +87,17 @@ def num_elements(file: Path) -> int:
     return sum(tensor.numel() for tensor in load_file(file).values())
 
 
+@pytest.mark.parametrize("kind", ["sharded", "offloaded"])
 @pytest.mark.parametrize("name", ["loss", "gradient_norm", "held_out_loss"])
-def test_a_sharded_model_has_the_losses_of_one_process(runs, name):
-    assert losses(runs["sharded"], name) == pytest.approx(losses(runs["whole"], name), rel=1e-5)
+def test_a_sharded_model_has_the_losses_of_one_process(runs, name, kind):
+    assert losses(runs[kind], name) == pytest.approx(losses(runs["whole"], name), rel=1e-5)
+
+
+def test_in_bfloat16_they_are_nearly_the_same_and_the_weights_stay_float32(runs):
+    assert losses(runs["half"]) == pytest.approx(losses(runs["whole"]), rel=0.02)
+    assert losses(runs["half"]) != pytest.approx(losses(runs["whole"]), rel=1e-5)
+    part = next((runs["half"].checkpoint_at(12) / "model").iterdir())
+    assert {tensor.dtype for tensor in load_file(part).values()} == {torch.float32}
 
 
 def test_each_worker_writes_a_part_of_each_weight(runs):

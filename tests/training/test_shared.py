@@ -1,6 +1,7 @@
 """Data are prepared once: another machine takes exactly those, and never prepares from what it sees itself."""
 
 import dataclasses
+import json
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -81,6 +82,17 @@ def test_a_run_goes_on_with_its_data_where_the_text_is_not(corpus, tmp_path, mon
     with pytest.raises(SystemExit, match="2"):  # other data than it has begun with
         main(["train", "--resume=gpt-1", "--workers=0", "--num-steps=6", "--context=8", runs, storage])
     assert "There is nothing at " in capsys.readouterr().err
+
+
+def test_a_run_that_does_not_know_the_name_of_its_data_goes_on_with_those_of_its_recipe(tmp_path, capsys):
+    main(["train", "toy", "--workers=0", "--num-steps=2", f"--runs={tmp_path}"])
+    index = tmp_path / "toy-1" / "data" / "data.json"
+    content = json.loads(index.read_text())
+    of_the_first_onehour = {"facts": content["facts"], "digest": content["digest"], "sizes": {}}
+    index.write_text(json.dumps(of_the_first_onehour))
+    main(["train", "--resume=toy-1", "--workers=0", "--num-steps=4", f"--runs={tmp_path}"])
+    assert "resumes    step_0000002" in capsys.readouterr().out
+    assert json.loads(index.read_text()) == content
 
 
 def test_damage_in_the_storage_is_named_and_nothing_is_taken(corpus, tmp_path, monkeypatch):

@@ -134,6 +134,28 @@ def test_strategies():
         parallelize(model, "dp", Worker(0, 2, torch.device("cpu")))
 
 
+def test_a_compiled_model_has_the_losses_and_the_names_of_one_that_is_not():
+    config = TrainConfig(num_steps=5, log_every=1, global_batch_size=4)
+    *_, last = train(Toy(), dataclasses.replace(config, compile=True))
+    *_, plain = train(Toy(), config)
+    assert last.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
+    assert last.checkpoint.tensors["model"].keys() == plain.checkpoint.tensors["model"].keys()
+
+
+def test_what_a_machine_or_a_strategy_cannot_do_is_told(monkeypatch):
+    with pytest.raises(
+        InputError, match=r"--precision tf32 is of NVIDIA GPUs, and this is cpu; use float32 or bfloat16\."
+    ):
+        list(train(Toy(), TrainConfig(precision="tf32", device="cpu")))
+    with pytest.raises(InputError, match="--offload is for a model whose parts are spread over workers"):
+        TrainConfig(offload=True)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"--compile takes a C\+\+ compiler, and neither g\+\+ nor clang\+\+ is found here"
+    ):
+        list(train(Toy(), TrainConfig(compile=True, device="cpu")))
+
+
 def test_bfloat16_trains_nearly_as_float32():
     recipe = Digits()
     config = dataclasses.replace(recipe.defaults(), num_steps=20, log_every=1, evaluate_every=None)

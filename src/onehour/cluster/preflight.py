@@ -49,7 +49,9 @@ def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> 
     """Wait until there is room for the least of `sizes` workers; returns the largest of them that there is room for.
 
     Yields warnings that tell what is waited for. The wait is at most `patience` seconds, and for its time the cluster's
-    autoscaler, where there is one, is asked for nodes on which the largest of `sizes` has room.
+    autoscaler, where there is one, is asked for nodes on which the largest of `sizes` has room. At the end the wish is
+    taken back, and with it one that a program has left there that was killed: it would keep nodes for ever. Another
+    program that waits says its own again.
 
     Raises:
         InputError: there is no room for the least of `sizes`.
@@ -70,8 +72,7 @@ def wait_for_room(scale: ScaleConfig, sizes: Sequence[int], patience: float) -> 
                     yield {"warning": f"Waiting for up to {patience:g} s: {lack}"}
             time.sleep(LOOK_SECONDS)
     finally:
-        if told:  # a wish that nobody takes back keeps nodes for ever
-            request_resources(bundles=[])
+        request_resources(bundles=[])
 
 
 def look_for_room(scale: ScaleConfig, sizes: Sequence[int], waited: float) -> tuple[int, str | None]:
@@ -151,7 +152,7 @@ def what_is_missing(scale: ScaleConfig, workers: int, there: list[Node], free: b
     room = sum(room_on(each, cpus, scale.gpu) for each in resources)
     asked = f"{cpus:g} CPU core{'s' if cpus != 1 else ''}{' and a GPU' if scale.gpu else ''}"
     hint = f"use --workers {room}" if room else "ask for less for each worker"
-    if not scale.gpu and len(there) == 1:
+    if not scale.gpu and len(there) == 1 and num_cpus:
         hint += f", or let workers share cores by --cpus-per-worker {num_cpus / workers:.2g}"
     of_workers, of_nodes = ("" if number == 1 else "s" for number in (workers, len(there)))
     return (

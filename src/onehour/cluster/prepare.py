@@ -43,7 +43,7 @@ def on_ray(make: Callable[[int], FileSum], numbers: range, workers: int) -> Iter
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     DataContext.get_current().enable_progress_bars = False
     pieces = ray.data.range(len(numbers), override_num_blocks=len(numbers))
-    made = pieces.map(partial(told, make), compute=TaskPoolStrategy(workers), num_cpus=1)
+    made = pieces.map(partial(told, make), compute=TaskPoolStrategy(min(workers, len(numbers))), num_cpus=1)
     for row in made.iter_rows():
         if row["error"]:
             raise InputError(row["error"])

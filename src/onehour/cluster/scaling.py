@@ -11,7 +11,7 @@ from onehour.cluster.address import cluster_address
 from onehour.cluster.connect import ray_cluster
 from onehour.cluster.launch import train_on_ray
 from onehour.cluster.preflight import cpus_of_each, largest_size, nodes, what_is_missing
-from onehour.cluster.worker import train_worker
+from onehour.cluster.worker import telling_why, train_worker
 from onehour.config import ScaleConfig, TrainConfig
 from onehour.data.prepare import Data
 from onehour.errors import InputError, TrainingError
@@ -71,19 +71,20 @@ def run_sizes(
     with ray_cluster(cluster_address(scale.address)):
         there = nodes()
         check_room(scale, sizes)
-        folder = create_run(scale.runs, scale.name, f"scale-{recipe.name()}").folder
-        yield Start(folder, len(there), sum(node.total.get("CPU", 0) for node in there))
-        for workers in sizes:
-            yield workers
-            ours = at_size(config, workers, weak)
-            place = replace(scale, workers=workers, runs=folder, name=f"{workers}-workers")
-            run = create_run(place.runs, place.name, recipe.name())
-            run.describe(recipe, ours, place, data)
-            for row in train_on_ray(recipe, ours, place, run, work=scale_worker):
-                yield row
-                if row.get("interrupted"):
-                    return
-            yield measured(run, workers, cpus_of_each(scale, workers, there), ours)
+        whole = create_run(scale.runs, scale.name, f"scale-{recipe.name()}")
+        with whole.lock():
+            yield Start(whole.folder, len(there), sum(node.total.get("CPU", 0) for node in there))
+            for workers in sizes:
+                yield workers
+                ours = at_size(config, workers, weak)
+                place = replace(scale, workers=workers, runs=whole.folder, name=f"{workers}-workers")
+                run = create_run(place.runs, place.name, recipe.name())
+                run.describe(recipe, ours, place, data)
+                for row in train_on_ray(recipe, ours, place, run, work=scale_worker):
+                    yield row
+                    if row.get("interrupted"):
+                        return
+                yield measured(run, workers, cpus_of_each(scale, workers, there), ours)
 
 
 def at_size(config: TrainConfig, workers: int, weak: bool) -> TrainConfig:
@@ -102,8 +103,9 @@ def check_room(scale: ScaleConfig, sizes: Sequence[int]) -> None:
 def scale_worker(job: dict[str, Any]) -> None:
     """What each worker does: the training, and after it some steps that are taken apart."""
     train_worker(job)
-    parts = measure_parts(recipe_from(job["recipe"]), TrainConfig(**job["config"]), take(**job["data"]))
-    parts_file(Run(Path(job["run"]))).write_text(json.dumps(asdict(parts)))  # the same numbers on all workers
+    with telling_why(job):
+        parts = measure_parts(recipe_from(job["recipe"]), TrainConfig(**job["config"]), take(**job["data"]))
+        parts_file(Run(Path(job["run"]))).write_text(json.dumps(asdict(parts)))  # the same numbers on all workers
 
 
 def measured(run: Run, workers: int, cores: float, config: TrainConfig) -> Measured:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import shutil
 import signal
@@ -66,7 +65,7 @@ def run_trials(search: Search, num_steps: int, tell: Tell, resume: bool = False)
             name="tune",
             storage_path=str(search.folder),
             config={name: to_tune(domain, options.searcher) for name, domain in asked.space.items()},
-            num_samples=num_trials(asked) if options.searcher != "grid" else 1,
+            num_samples=asked.num_trials() if options.searcher != "grid" else 1,
             metric=options.metric,
             mode="max" if options.maximize else "min",
             search_alg=searcher_of(asked, at_once),
@@ -126,13 +125,6 @@ def resources_of_trial(options: SearchConfig) -> dict[str, float]:
     if options.workers > 1:
         return {"memory": 1}
     return {"CPU": options.cpus_per_worker} | ({"GPU": 1.0} if options.gpu else {})
-
-
-def num_trials(asked: Asked) -> int:
-    """How many trials there will be."""
-    if asked.options.searcher == "grid":
-        return math.prod(len(domain.values) for domain in asked.space.values())
-    return asked.options.trials or 20
 
 
 def to_tune(domain: Domain, searcher: str) -> Any:

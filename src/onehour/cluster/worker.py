@@ -1,6 +1,8 @@
 """What each Ray worker does: the same `train`, kept by rank 0."""
 
 import faulthandler
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,9 @@ def train_worker(job: dict[str, Any]) -> None:
     storage, and what the driver wants to know is handed in at the desk.
     """
     run, start = Run(Path(job["run"])), job["start"] and Path(job["start"])
-    config, rank = TrainConfig(**job["config"]), ray.train.get_context().get_world_rank()
-    away: Away | None = job["away"]
-    desk = away.desk if away and ray.get_runtime_context().get_node_id() in away.nodes else None
+    config, rank, desk = TrainConfig(**job["config"]), ray.train.get_context().get_world_rank(), desk_of(job)
     run.stacks.mkdir(parents=True, exist_ok=True)
-    with (run.stacks / f"rank_{rank}.txt").open("w") as stacks:
+    with (run.stacks / f"rank_{rank}.txt").open("w") as stacks, telling_why(job):
 
         def stop() -> bool:
             # Asked about once a second. If it is not, something hangs, here or in a worker that this one waits for.
@@ -56,20 +56,28 @@ def train_worker(job: dict[str, Any]) -> None:
                 return
             checkpoint = Checkpoint(str(run.checkpoint_at(last.step)))
             ray.train.report(last.metrics, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
-        except Exception as error:
-            if not lost_peer(error):
-                tell(failure_of(error), run, desk)
-            raise
         finally:
             faulthandler.cancel_dump_traceback_later()
 
 
-def tell(failure: dict[str, str], run: Run, desk: Any) -> None:
-    """Let the driver know why this worker stops."""
-    if desk:
-        ray.get(desk.note_failure.remote(failure))
-    else:
-        run.note_failure(failure)
+def desk_of(job: dict[str, Any]) -> Any:
+    """Where this worker hands in what the driver wants to know; None where it writes into the run's own folder."""
+    away: Away | None = job["away"]
+    return away.desk if away and ray.get_runtime_context().get_node_id() in away.nodes else None
+
+
+@contextmanager
+def telling_why(job: dict[str, Any]) -> Iterator[None]:
+    """Let the driver know why this worker stops, if it does so by an exception of its own."""
+    try:
+        yield
+    except Exception as error:
+        if not lost_peer(error):
+            if desk := desk_of(job):
+                ray.get(desk.note_failure.remote(failure_of(error)))
+            else:
+                Run(Path(job["run"])).note_failure(failure_of(error))
+        raise
 
 
 def lost_peer(error: Exception) -> bool:

@@ -31,7 +31,7 @@ def cluster(arguments: Sequence[str]) -> None:
         case ["scale", nodes] if nodes.isdigit() and int(nodes) >= 1:
             scale(running(), int(nodes))
         case ["stop"]:
-            stop(running())
+            stop(local.local_cluster())
         case [] | ["-h" | "--help"]:
             print(HELP)
         case words:
@@ -96,7 +96,10 @@ def scale(there: LocalCluster, nodes: int) -> None:
     print(f"... and now of {local.scale(there, nodes).size()}.")
 
 
-def stop(there: LocalCluster) -> None:
-    """End it."""
+def stop(there: LocalCluster | None) -> None:
+    """End it, if there is one."""
+    if there is None:
+        print("No cluster of onehour runs on this machine; there is nothing to stop.")
+        return
     local.stop(there)
     print(f"The cluster of {there.size()} has ended, and so have its jobs.")

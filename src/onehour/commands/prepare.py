@@ -70,14 +70,20 @@ def processes(options: PrepareConfig) -> Iterator["Each"]:
     from onehour.cluster.address import cluster_address
 
     address = cluster_address(options.address)
-    if address and not options.storage:
-        raise InputError(
-            f"Workers on the cluster at {address} write to a folder or URI that all nodes reach; name it by --storage."
-        )
+    if address:
+        check_storage(options, address)
     from onehour.cluster.prepare import workers_on_ray
 
     with workers_on_ray(options.workers, address) as each:
         yield each
+
+
+def check_storage(options: PrepareConfig, address: str) -> None:
+    """Refuse workers on the cluster at this address that would write to different disks."""
+    if options.workers and not options.storage:
+        raise InputError(
+            f"Workers on the cluster at {address} write to a folder or URI that all nodes reach; name it by --storage."
+        )
 
 
 def show_preparing(recipe: Recipe) -> None:

@@ -13,11 +13,9 @@ from onehour.errors import InputError
 if TYPE_CHECKING:
     from onehour.training.run import Run
 
-REMOVABLE = ("config.json", "search.json", "scaling.json")  # what folders hold: runs, and those with runs in them
-
 
 def runs(arguments: Sequence[str]) -> None:
-    """onehour runs: the runs in a folder or a storage, the latest first."""
+    """onehour runs: the runs, searches and scalings in a folder or a storage, the latest first."""
     options = parse(RunsConfig, arguments, "runs")
     from onehour.show.runs import runs_text, summaries
     from onehour.training.run import Run
@@ -34,12 +32,13 @@ def runs(arguments: Sequence[str]) -> None:
 def rm(arguments: Sequence[str]) -> None:
     """onehour rm RUN ...: remove runs with their checkpoints, and searches with their trials, after a question."""
     names, options = runs_and_options(RemoveConfig, arguments, "rm")
+    from onehour.show.runs import KINDS
     from onehour.training.run import Run, no_run
     from onehour.training.storage import find_storage, names_in, remove_copies
 
     place, names = place_of(options), list(dict.fromkeys(names))
     with told_if_not_listed(place):
-        there = sorted(names_in(find_storage(place), REMOVABLE))
+        there = sorted(names_in(find_storage(place), KINDS))
     for name in names:  # by name only: a path could lead to a folder that is no run and has a config.json
         if name not in there:
             raise no_run(name, place, there)

@@ -30,14 +30,7 @@ def scale(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(SCALE_HELP)
         return
-    options = recipe_options(
-        find_recipe(arguments[0])(),
-        short,
-        arguments[1:],
-        f"scale {arguments[0]}",
-        scaling=(ScalingConfig, ScalingConfig()),
-    )
-    recipe, config, asked = options.recipe, options.train, options.scaling
+    recipe, config, asked = scale_options(arguments)
     from onehour.cluster.scaling import Measured, Start, at_size, run_sizes
     from onehour.data.prepare import prepare
     from onehour.show.scaling import start_text
@@ -55,18 +48,25 @@ def scale(arguments: Sequence[str]) -> None:
     for told in run_sizes(recipe, config, place, data, asked.workers, asked.weak):
         if isinstance(told, Start):
             start = told
-            save(start.folder, sizes)
+            save(start.folder, recipe, asked, sizes)
             print(start_text(plans[0], asked, start), flush=True)
         elif isinstance(told, int):
             print(count(told, "worker"), flush=True)
         elif isinstance(told, Measured):
             sizes.append(told)
-            save(start.folder, sizes)
+            save(start.folder, recipe, asked, sizes)
         elif told.get("interrupted"):
             fail(f"Stopped; what was measured so far is in {start.folder / 'scaling.json'}.", 130)
         else:
             progress.show(told)
     finish(recipe, config, asked, plans[0].memory.gradients, sizes, start)
+
+
+def scale_options(arguments: Sequence[str]) -> tuple[Recipe, TrainConfig, ScalingConfig]:
+    """The options of onehour scale: those of the recipe, of the training and of the scaling."""
+    recipe, command, kind = find_recipe(arguments[0])(), f"scale {arguments[0]}", (ScalingConfig, ScalingConfig())
+    options = recipe_options(recipe, short, arguments[1:], command, scaling=kind)
+    return options.recipe, options.train, options.scaling
 
 
 def short(recipe: Recipe) -> TrainConfig:
@@ -88,7 +88,7 @@ def finish(
     from onehour.training.scaling import fit, largest_difference
 
     model = fit({one.workers: one.parts for one in sizes}, gradient_bytes, asked.weak, sizes[0].rest)
-    save(start.folder, sizes, model)
+    save(start.folder, recipe, asked, sizes, model)
     print(f"\n{results_text(sizes, model, recipe.unit())}\n\n{parts_text(sizes)}\n")
     for sentence in explanation(sizes, model, start):
         print(labelled("", sentence, indent=0))
@@ -104,9 +104,16 @@ def finish(
         check_losses(largest_difference({one.workers: one.losses for one in sizes}), config)
 
 
-def save(folder: Path, sizes: "list[Measured]", model: "Model | None" = None) -> None:
-    """Write scaling.json: what was measured so far, and in the end the model that fits it."""
-    content = {"sizes": [asdict(one) for one in sizes], "model": asdict(model) if model else None}
+def save(
+    folder: Path, recipe: Recipe, asked: ScalingConfig, sizes: "list[Measured]", model: "Model | None" = None
+) -> None:
+    """Write scaling.json: what is measured, what was so far, and in the end the model that fits it."""
+    content = {
+        "recipe": recipe.describe(),
+        "workers": asked.workers,
+        "sizes": [asdict(one) for one in sizes],
+        "model": asdict(model) if model else None,
+    }
     (folder / "scaling.json").write_text(json.dumps(content, indent=2))
 
 

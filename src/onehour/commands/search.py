@@ -109,17 +109,21 @@ def check(asked: "Asked") -> tuple["Asked", int]:
         InputError: it cannot be.
     """
     from onehour.data.prepare import prepare
+    from onehour.training.keep import check_room
     from onehour.training.loop import count_steps
     from onehour.training.plan import make_plan
 
     check_searcher(asked)
+    largest = 0
     data = prepare(asked.recipe)
     num_steps = count_steps(asked.config, len(data.train))
     for name, domain in asked.space.items():
         for value in domain.samples():
             recipe, config = with_choice(asked.recipe, asked.config, {name: value})
-            make_plan(recipe, config, prepare(recipe), asked.options.workers, None)
+            plan = make_plan(recipe, config, prepare(recipe), asked.options.workers, None)
+            largest = max(largest, plan.checkpoint_bytes)
     check_metric(asked, data)
+    check_room(asked.options.runs, largest, asked.num_trials(), "ask for fewer --trials")
     every = asked.config.evaluate_every or max(1, num_steps // 9)  # so that asha decides after a ninth and a third
     config = dataclasses.replace(asked.config, evaluate_every=every)
     return dataclasses.replace(asked, config=config), num_steps
@@ -128,6 +132,12 @@ def check(asked: "Asked") -> tuple["Asked", int]:
 def check_searcher(asked: "Asked") -> None:
     """Whether searcher and scheduler fit the space."""
     options = asked.options
+    defaults = asked.recipe.defaults()
+    for name in ("checkpoint_every", "keep"):
+        if getattr(asked.config, name) != getattr(defaults, name):
+            raise InputError(
+                f"A trial keeps its last evaluation's checkpoint, so --{name.replace('_', '-')} has no meaning; leave it away."
+            )
     for name, domain in asked.space.items():
         if options.searcher == "grid" and domain.kind != "choice":
             raise InputError(f"{name}={domain} has no end of values; for --searcher grid write choice(A, B, ...).")
@@ -161,14 +171,14 @@ def drive(open_search: Any, asked: "Asked", num_steps: int, resume: bool) -> Non
     from onehour.show.searches import Live, plan_text
 
     with ray_cluster(cluster_address(asked.options.address), "onehour.cluster.tuning"):
-        from onehour.cluster.tuning import num_trials, run_trials, trials_at_once
+        from onehour.cluster.tuning import run_trials, trials_at_once
 
         at_once = trials_at_once(asked.options)
         found = open_search()
         with found.lock():
             found.describe(asked)
-            print(plan_text(asked, found.folder, num_trials(asked), at_once, num_steps), flush=True)
-            live = Live(found, asked, num_trials(asked))
+            print(plan_text(asked, found.folder, at_once, num_steps), flush=True)
+            live = Live(found, asked)
             interrupted = run_trials(found, num_steps, live.show, resume)
             live.end()
     if interrupted:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from onehour.cli import COMMANDS, fail, parse, this_command
+from onehour.cli import COMMANDS, fail, find_command, parse, this_command
 from onehour.cluster.local import check_extra, local_cluster
 from onehour.commands.config import JobsConfig, SubmitConfig
+from onehour.commands.prepare import check_storage, prepare_options
+from onehour.commands.scale import scale_options
+from onehour.commands.search import read_asked
 from onehour.commands.train import Resume, train_options
 from onehour.errors import InputError
 
@@ -29,6 +32,14 @@ JOBS_HELP = """usage: onehour jobs [status ID | logs ID | stop ID] [--address ht
 `ray job list`, `status`, `logs` and `stop` do the same, with the cluster's token in the environment."""
 
 
+PLACES = {  # the commands whose options are checked before they travel, and those that name where things are kept
+    "train": ("--runs", "--storage"),
+    "search": ("--runs",),
+    "scale": ("--runs",),
+    "prepare": ("--storage",),
+}
+
+
 def submit(arguments: Sequence[str]) -> None:
     """onehour submit [options] -- COMMAND ...: run a command of onehour on a cluster, and follow it."""
     before = list(takewhile(lambda word: word != "--", arguments))
@@ -37,9 +48,12 @@ def submit(arguments: Sequence[str]) -> None:
         none = f"; there is no command {line[0]!r}." if line else ""
         raise InputError(f"submit wants a command after --, such as: onehour submit -- train gpt --workers 2{none}")
     options = parse(SubmitConfig, before, "submit")
+    if {"-h", "--help"} & set(line):
+        find_command(line[0])(line[1:])
+        return
     address = find_address(options.address)
-    if line[0] == "train":
-        line = check_train(line, address)
+    check_options(line, address)
+    line = with_places(line, address)
     from onehour.cluster.jobs import check_versions, job_client, send
     from onehour.cluster.package import measure, runtime_env
 
@@ -75,24 +89,58 @@ def find_address(asked: str | None) -> str:
     return address.rstrip("/")
 
 
-def check_train(line: list[str], address: str) -> list[str]:
-    """The command line of a training with its options checked, and its run in a folder that stays when the job has ended.
+def check_options(line: Sequence[str], address: str) -> None:
+    """Find mistakes in the options of a command that would show on the cluster.
 
     Raises:
-        InputError: an option is wrong, or the run would go with the job.
+        InputError: there is one.
     """
-    known = tyro.cli(Resume, args=[a for a in line[1:] if a not in ("-h", "--help")], return_unknown_args=True)[0]
-    if not known.resume:  # else the options' defaults are those of a run that may not be seen from here
-        train_options(line[1:])
-    if known.runs.is_absolute() or known.storage:
-        return line
+    command, arguments = line[0], line[1:]
+    if command not in PLACES or places(line).resume or places(line).from_:
+        return  # of a run or search that goes on, or is begun from, the options' defaults may not be seen from here
+    if command != "train" and (not arguments or arguments[0].startswith("-")):
+        raise InputError(f"{command} wants a recipe first, such as: onehour submit -- {command} gpt")
+    match command:
+        case "train":
+            train_options(arguments)
+        case "search":
+            read_asked(arguments)
+        case "scale":
+            scale_options(arguments)
+        case "prepare":
+            check_storage(prepare_options(arguments)[1], address)
+
+
+def places(line: Sequence[str]) -> Resume:
+    """What a command says of the places where it keeps things."""
+    return tyro.cli(Resume, args=line[1:], return_unknown_args=True)[0]
+
+
+def with_places(line: list[str], address: str) -> list[str]:
+    """The command, with the folders in which it keeps things such that they stay when the job has ended.
+
+    Raises:
+        InputError: they would go with the job.
+    """
+    known = places(line)
+    named = {"--runs": str(known.runs), "--storage": known.storage or ""}
+    going = {option: named[option] for option in PLACES.get(line[0], ()) if is_relative(named[option])}
     there = local_cluster()
     if there and there.jobs == address:
-        return [*line, "--runs", str(known.runs.absolute())]
-    raise InputError(
-        f"The run would be kept in {known.runs}, a folder of the job that goes with it; name one that all nodes of the "
-        "cluster share, such as --runs /shared/runs."
-    )
+        return [*line, *(word for option, place in going.items() for word in (option, str(Path(place).absolute())))]
+    if known.storage and "--storage" not in going:
+        return line  # the run is copied there
+    for option, place in going.items():
+        raise InputError(
+            f"{option} {place} would be a folder of the job, and go with it; name one that all nodes of the cluster share, "
+            f"such as {option} /shared/runs."
+        )
+    return line
+
+
+def is_relative(place: str) -> bool:
+    """Whether a place is a folder that depends on where one is."""
+    return place != "" and "://" not in place and not Path(place).is_absolute()
 
 
 def jobs(arguments: Sequence[str]) -> None:

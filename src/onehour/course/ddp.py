@@ -20,8 +20,12 @@ from torch.optim import SGD
 
 from onehour.data.order import positions_of, sample_at
 from onehour.models.mlp import MLP
+from onehour.training.device import Worker
+from onehour.training.parallel import without_all_reduce
+from onehour.training.reproducible import add_in_pairs
 
 NUM_SAMPLES, GLOBAL_BATCH_SIZE, NUM_STEPS, SEED = 1000, 16, 60, 123
+NUM_SHARDS = 8  # micro-batches of a global batch, where bits count
 
 Answers: TypeAlias = "SimpleQueue[Any]"
 Work = Callable[[int, int], Any]
@@ -92,6 +96,30 @@ def mean_over_workers(loss: Tensor, world_size: int) -> float:
 def both(rank: int, world_size: int) -> dict[str, list[float]]:
     """The losses of both ways, one after the other in the same processes: to start processes takes seconds."""
     return {"by hand": by_hand(rank, world_size), "DistributedDataParallel": with_ddp(rank, world_size)}
+
+
+def weights_of_both(rank: int, world_size: int) -> dict[str, bytes]:
+    """The trained weights, bit for bit: with DistributedDataParallel's sums, and with sums in pairs."""
+    return {"as they come": trained(rank, world_size, False), "in pairs": trained(rank, world_size, True)}
+
+
+def trained(rank: int, world_size: int, in_pairs: bool) -> bytes:
+    """The weights after all steps, in each of which every worker trains its part of eight micro-batches."""
+    torch.set_num_threads(1)  # a product of matrices is a sum, too
+    x, y = points()
+    model = DistributedDataParallel(build_model(SEED))
+    each = NUM_SHARDS // world_size
+    if in_pairs:
+        add_in_pairs(model, each, Worker(rank, world_size, torch.device("cpu")))
+    optimizer = SGD(model.parameters(), lr=0.5)
+    for step in range(NUM_STEPS):
+        optimizer.zero_grad()
+        for i, mine in enumerate(np.split(share(step, rank, world_size), each)):
+            with without_all_reduce(model, unless=i == each - 1):
+                loss = cross_entropy(model(x[mine]), y[mine])
+                (loss / (NUM_SHARDS if in_pairs else each)).backward()
+        optimizer.step()
+    return b"".join(p.detach().numpy().tobytes() for p in model.parameters())
 
 
 def one_worker(rank: int, world_size: int, meeting: str, work: Work, answers: Answers) -> None:

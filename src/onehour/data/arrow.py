@@ -121,9 +121,14 @@ class Rows:
         for name, first in self._columns(0).items():
             gathered = np.empty((len(ids), *first.shape[1:]), WIDENED.get(first.dtype, first.dtype))
             for batch, places in chosen:
-                gathered[places] = self._columns(batch)[name][ids[places] - self._starts[batch]]
+                gathered[places] = np.take(self._columns(batch)[name], ids[places] - self._starts[batch], axis=0)
             tensors[name] = torch.from_numpy(gathered)
         return tensors
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in the file."""
+        return sum(column[0].nbytes for column in self._columns(0).values())
 
     def __reduce__(self) -> tuple[type["Rows"], tuple[str, ...]]:
         return Rows, tuple(self.paths)

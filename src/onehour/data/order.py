@@ -124,11 +124,15 @@ def _turn(
     """Move by a hash of the other coordinate, around a circle of `length` places."""
     # The upper 32 bits of the hash, as a fraction of 2^32, times the length: a remainder without the slow division.
     moved = moving + ((_hash(keys + fixed * (2 * ROUNDS * GOLDEN % 2**64)) >> 32) * length >> 32)
-    return np.where(moved < length, moved, moved - length)
+    left: NDArray[np.uint64] = np.minimum(moved, moved - length)  # below zero, an unsigned number is a large one
+    return left
 
 
 def _hash(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finalizer of splitmix64: every bit of the result depends on every bit of x. Arithmetic is modulo 2^64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = x ^ (x >> np.uint64(30))
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x

@@ -21,9 +21,9 @@ FEWEST_TRIALS = 8  # of fewer, nobody can say what mattered
 GREY = "#b5b5b5"
 
 
-def plan_text(asked: Asked, folder: Path, num_trials: int, at_once: int, num_steps: int) -> str:
+def plan_text(asked: Asked, folder: Path, at_once: int, num_steps: int) -> str:
     """What a search is about to do, as aligned lines."""
-    options = asked.options
+    options, num_trials = asked.options, asked.num_trials()
     goal = f"{'the highest' if options.maximize else 'the lowest'} {options.metric}"
     each = f"{count(options.workers, 'worker')}{' with a GPU' if options.gpu else ''}"
     lines = {
@@ -42,8 +42,8 @@ class Live:
     Where the output is no terminal there is no table, but a line for each trial that has ended.
     """
 
-    def __init__(self, search: Search, asked: Asked, num_trials: int) -> None:
-        self.search, self.asked, self.num_trials = search, asked, num_trials
+    def __init__(self, search: Search, asked: Asked) -> None:
+        self.search, self.asked = search, asked
         self.tty = sys.stdout.isatty()
         self.began = self.drawn = time.monotonic()
         self.height = 0
@@ -67,7 +67,7 @@ class Live:
         """Draw the table in place of the last one."""
         self.drawn = time.monotonic()
         columns, lines = shutil.get_terminal_size()
-        text = live_text(self.trials, self.asked, self.num_trials, time.monotonic() - self.began, lines - 2)
+        text = live_text(self.trials, self.asked, time.monotonic() - self.began, lines - 2)
         cut = [line[: columns - 1] for line in text.splitlines()]  # a line that wraps could not be drawn over
         print(self.back() + "\n".join(cut), flush=True)
         self.height = len(cut)
@@ -82,14 +82,14 @@ class Live:
         print(self.back(), end="", flush=True)
 
 
-def live_text(trials: Sequence[Trial], asked: Asked, num_trials: int, seconds: float, num_lines: int) -> str:
+def live_text(trials: Sequence[Trial], asked: Asked, seconds: float, num_lines: int) -> str:
     """The table of a search that runs, in so many lines: first who runs, then the best of those that have ended."""
     running = [trial for trial in trials if trial.state == "running"]
     ended = [trial for trial in trials if trial.ended]
     best = asked.ranked(ended)
     failed = [trial for trial in ended if trial.state == "failed"]
     metric = asked.options.metric
-    summary = f"{len(ended)} of {count(num_trials, 'trial')} ended"
+    summary = f"{len(ended)} of {count(asked.num_trials(), 'trial')} ended"
     summary += f" ({len(failed)} failed)" if failed else ""
     summary += f", {len(running)} running, {duration(seconds)}"
     if ranked := asked.ranked(trials):

@@ -3,13 +3,16 @@
 import atexit
 import os
 import resource
+import shutil
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from onehour.config import TrainConfig
 from onehour.errors import InputError
@@ -33,17 +36,37 @@ def this_worker(config: TrainConfig) -> Worker:
     already initialized torch.distributed; under torchrun it happens here.
 
     Raises:
-        InputError: the device that was asked for is not there.
+        InputError: the device that was asked for is not there, or cannot do what was asked for.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = find_device(config.device)
+    if config.precision == "tf32":
+        if device.type != "cuda":
+            raise InputError(f"--precision tf32 is of NVIDIA GPUs, and this is {device.type}; use float32 or bfloat16.")
+        torch.set_float32_matmul_precision("high")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if config.reproducible:
+        fix_arithmetic(device)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)  # gloo's threads abort a process that ends while they run
     sharded = config.strategy == "fsdp" and world_size > 1
     return Worker(rank, world_size, device, dist.new_group(backend="gloo") if sharded else None)
+
+
+def fix_arithmetic(device: torch.device) -> None:
+    """From here on, let this process compute the same bits from the same numbers, whatever else the machine does.
+
+    In which order a CPU adds up the terms of a matrix product depends on the number of its threads: it gets one. For a
+    GPU it is what https://docs.pytorch.org/docs/stable/notes/randomness.html advises, and not measured here.
+    """
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrices are multiplied
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it only costs time
+        torch.backends.cudnn.benchmark = False
 
 
 def find_device(name: str) -> torch.device:
@@ -69,6 +92,22 @@ def available_devices() -> list[str]:
     return [name for name, usable in there.items() if usable]
 
 
+def compile_layers(model: nn.Module, device: torch.device) -> None:
+    """Let torch.compile turn each layer (what stands in a ModuleList; without one, the model) into fused code when it runs.
+
+    Layers of one shape share their code, so that the time this takes does not grow with their number. The module stays
+    what it is: the names in a checkpoint do not change.
+
+    Raises:
+        InputError: a CPU takes a C++ compiler, and there is none.
+    """
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
+        raise InputError("--compile takes a C++ compiler, and neither g++ nor clang++ is found here; install one.")
+    layers = [layer for module in model.modules() if isinstance(module, nn.ModuleList) for layer in module]
+    for layer in layers or [model]:
+        layer.compile()
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Within it, matrix products run in `precision`; sums, norms and losses stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
@@ -82,6 +121,24 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+@contextmanager
+def side_stream(device: torch.device) -> Iterator[None]:
+    """Within it, a GPU works beside what it was asked before, and begins when that is done; a CPU works as ever."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.current_stream(device)
+    with torch.cuda.stream(side := stream_of(device)):
+        side.wait_stream(before)
+        yield
+
+
+@cache
+def stream_of(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of a GPU for what is done beside the computation."""
+    return torch.cuda.Stream(device)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that it was asked to; a CPU does at once what it is asked to."""
     if device.type != "cpu":
@@ -89,8 +146,19 @@ def synchronize(device: torch.device) -> None:
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch on `device`; from pinned memory the copy overlaps with computing."""
-    return {name: column.to(device, non_blocking=True) for name, column in batch.items()}
+    """A copy of the batch on `device`; from pinned memory it is made beside computing.
+
+    On a CPU, too: how a product is rounded may depend on whether its terms begin at a multiple of 16 bytes, as a copy's
+    do, and those of a batch that was cut from a larger one may not.
+    """
+    return {name: column.to(device, non_blocking=True, copy=True) for name, column in batch.items()}
+
+
+def seed_random(seed: int, device: torch.device) -> None:
+    """Seed the generators that a model draws from. Of torch.manual_seed that is the part that takes microseconds."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

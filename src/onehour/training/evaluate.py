@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from onehour.config import TrainConfig
-from onehour.data.loader import evaluation_batches
+from onehour.data.loader import evaluation_batches, fixed_evaluation_batches, num_shards
 from onehour.data.prepare import Data
 from onehour.recipe import Recipe
 from onehour.training.device import Worker, autocast, to_device
@@ -18,26 +18,30 @@ from onehour.training.parallel import gather_objects, is_sharded
 def evaluate(recipe: Recipe, model: nn.Module, data: Data, config: TrainConfig, worker: Worker) -> dict[str, float]:
     """The recipe's metrics over all held-out samples, the same on every worker.
 
-    Each worker adds up its own part of the samples, the sums are added up over the workers, and only then divided:
-    the mean of the means of unequal parts would be wrong. The model is left in training mode.
+    Each worker counts over its own batches, all that was counted is added up, and only then divided: the mean of the
+    means of unequal parts would be wrong. The model is left in training mode.
     """
     batch_size = config.micro_batch_size or max(1, config.global_batch_size // worker.world_size)
-    batches = evaluation_batches(len(data.held_out), worker.rank, worker.world_size, batch_size)
-    sums: dict[str, float] = defaultdict(float)
+    cut = evaluation_batches
+    if config.reproducible:
+        batch_size, cut = config.global_batch_size // num_shards(config), fixed_evaluation_batches
+    batches = cut(len(data.held_out), worker.rank, worker.world_size, batch_size)
+    counts: dict[str, list[float]] = defaultdict(list)
     model.eval()
     for ids in batches:
         for name, value in count(recipe, model, data, ids, config, worker).items():
-            sums[name] += value.item()
+            counts[name].append(value.item())
     if is_sharded(model):  # workers with fewer batches help the others: the weights of a layer are gathered from all
         largest_share = math.ceil(len(data.held_out) / worker.world_size)
         for _ in range(math.ceil(largest_share / batch_size) - len(batches)):
             count(recipe, model, data, range(1), config, worker)
     model.train()
-    totals: dict[str, float] = defaultdict(float)
-    for part in gather_objects(sums, worker):  # a worker without samples has no names, so this is no all-reduce
-        for name, total in part.items():
-            totals[name] += total
-    return recipe.metrics(dict(totals), len(data.held_out), data.facts)
+    everything: dict[str, list[float]] = defaultdict(list)
+    for part in gather_objects(counts, worker):  # a worker without samples has no names, so this is no all-reduce
+        for name, values in part.items():
+            everything[name] += values
+    totals = {name: math.fsum(values) for name, values in everything.items()}  # exact, so in any order the same
+    return recipe.metrics(totals, len(data.held_out), data.facts)
 
 
 def count(

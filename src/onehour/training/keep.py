@@ -145,16 +145,16 @@ def to_row(report: Report) -> dict[str, Any]:
     return row | {"warning": report.warning} if report.warning else row
 
 
-def check_room(folder: Path, state_bytes: int, num_checkpoints: int) -> None:
+def check_room(folder: Path, state_bytes: int, num_checkpoints: int, fewer: str = "use --keep 1") -> None:
     """Make sure that the disk under `folder` has room for that many checkpoints, and one that is being written.
 
     Raises:
-        InputError: it has not.
+        InputError: it has not; `fewer` says how to need less.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     need, free = state_bytes * (num_checkpoints + 1), shutil.disk_usage(there).free
     if need > free:
         raise InputError(
             f"{num_checkpoints} checkpoints of {state_bytes / 1e6:,.0f} MB need {need / 1e6:,.0f} MB in {folder}, "
-            f"which has {free / 1e6:,.0f} MB free; make room, use --keep 1, or choose another folder by --runs."
+            f"which has {free / 1e6:,.0f} MB free; make room, {fewer}, or choose another folder by --runs."
         )

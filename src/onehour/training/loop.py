@@ -24,12 +24,29 @@ from onehour.errors import DivergedError, InputError
 from onehour.recipe import Batch, Recipe
 from onehour.training.checkpoint import State, facts_of, read_facts, restore, state_of
 from onehour.training.clock import Clock
-from onehour.training.device import Worker, autocast, peak_memory, random_state, this_worker, to_device
+from onehour.training.device import (
+    Worker,
+    autocast,
+    compile_layers,
+    peak_memory,
+    random_state,
+    seed_random,
+    this_worker,
+    to_device,
+)
 from onehour.training.early_stopping import should_stop
 from onehour.training.evaluate import evaluate
 from onehour.training.optim import build_optimizer, learning_rate_at, set_learning_rate
-from onehour.training.parallel import gather_objects, mean_over_workers, parallelize, whole, without_all_reduce
+from onehour.training.parallel import (
+    gather_objects,
+    gather_tensors,
+    mean_over_workers,
+    parallelize,
+    whole,
+    without_all_reduce,
+)
 from onehour.training.record import Record
+from onehour.training.reproducible import add_in_pairs, mean_in_pairs
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,11 @@ def train(
 
     torch.manual_seed(config.seed)
     model = recipe.build_model().to(worker.device)
-    wrapped = parallelize(model, config.strategy, worker)
+    if config.compile:
+        compile_layers(model, worker.device)
+    wrapped = parallelize(model, config.strategy, worker, config.precision, config.offload)
+    if config.reproducible:
+        add_in_pairs(wrapped, accumulated, worker)
     optimizer = build_optimizer(model, config)
     torch.manual_seed(config.seed + worker.rank)  # what is drawn from here on (dropout) differs between workers
     first, held_out_losses = restore(start, model, optimizer, recipe, config, data, worker)
@@ -83,7 +104,8 @@ def train(
         recipe, data.train, config.seed, config.global_batch_size, worker.rank, worker.world_size, accumulated,
         with_ids=config.audit or config.audit_ids,
     )  # fmt: skip
-    settle_buckets(recipe, wrapped, order[first * accumulated], worker)
+    if not config.reproducible:  # which adds up in an order that does not depend on buckets
+        settle_buckets(recipe, wrapped, order[first * accumulated], worker)
     batches = order.steps(first, num_steps, config.num_loader_processes, pin_memory=worker.device.type == "cuda")
     save_steps, save_seconds = checkpoint_times(config)
     record = Record(config, read_facts(start) if start else None, len(data.train), worker)
@@ -95,7 +117,7 @@ def train(
         learning_rate = learning_rate_at(step - 1, num_steps, config)
         set_learning_rate(optimizer, learning_rate)
         record.note(step, micro_batches)
-        recent.append(one_step(recipe, wrapped, optimizer, micro_batches, config, worker))
+        recent.append(one_step(recipe, wrapped, optimizer, micro_batches, config, worker, step))
 
         interrupted, overdue = clock.ask(step)
         evaluating = is_due(step, config.evaluate_every, num_steps)
@@ -143,26 +165,32 @@ def settle_buckets(recipe: Recipe, model: nn.Module, batch: Batch, worker: Worke
 
 def one_step(
     recipe: Recipe, model: nn.Module, optimizer: Optimizer, micro_batches: Sequence[Batch], config: TrainConfig,
-    worker: Worker,
+    worker: Worker, step: int,
 ) -> Tensor:  # fmt: skip
     """One optimizer step over this worker's share of the global batch.
 
     Gradients of the micro-batches add up; the last backward averages them over the workers. As every micro-batch has
-    the same number of samples, the mean of their means is the mean over the global batch.
+    the same number of samples, the mean of their means is the mean over the global batch. With config.reproducible
+    backward adds up over the workers, too (`add_in_pairs`), so that losses are divided by all micro-batches; and what
+    the model draws (dropout) follows from which of them it is, not from who computes it.
 
     Returns this worker's mean loss and the norm of the whole gradient, shape (2,).
     """
     optimizer.zero_grad()
-    mean_loss = torch.zeros((), device=worker.device)
+    accumulated = len(micro_batches)
+    num_parts = accumulated * worker.world_size if config.reproducible else accumulated
+    losses = []
     for i, batch in enumerate(micro_batches):
-        with without_all_reduce(model, unless=i == len(micro_batches) - 1):
+        if config.reproducible:
+            seed_random(config.seed + step * num_parts + worker.rank * accumulated + i, worker.device)
+        with without_all_reduce(model, unless=i == accumulated - 1):
             with autocast(worker.device, config.precision):
-                loss = sample_losses(recipe, model, to_device(batch, worker.device)).mean() / len(micro_batches)
-            loss.backward()
-        mean_loss += loss.detach()
+                loss = sample_losses(recipe, model, to_device(batch, worker.device)).mean()
+            (loss / num_parts).backward()
+        losses.append(loss.detach())
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf)
     optimizer.step()
-    return torch.stack([mean_loss, whole(norm)])
+    return torch.stack([mean_in_pairs(losses), whole(norm)])
 
 
 def sample_losses(recipe: Recipe, model: nn.Module, batch: Batch) -> Tensor:
@@ -182,7 +210,7 @@ def summarize(recent: list[Tensor], step: int, order: MicroBatches, worker: Work
 
     `recent` has (loss, norm) for each of these steps; `step` is the number of the last one, from 1.
     """
-    values = mean_over_workers(torch.stack(recent), worker)
+    values = mean_in_pairs(gather_tensors(torch.stack(recent), worker))
     finite = values.isfinite().all(dim=1).tolist()
     if not all(finite):
         loss, norm = values[finite.index(False)].tolist()

@@ -25,16 +25,18 @@ class Muon(Optimizer):
     """Muon for `matrices`, and AdamW for `others`, which are groups of parameters, in one optimizer.
 
     An update has the root mean square of an AdamW update, about 0.2, and so one learning rate serves both; so does the
-    first beta, which is Muon's momentum. `dtype` is the type in which matrices are multiplied.
+    first beta, which is Muon's momentum. `dtype` is the type in which matrices are multiplied. How a
+    batch of them is rounded may depend on their number, which depends on the number of workers: not so `one_by_one`.
     """
 
     def __init__(
         self, matrices: list[nn.Parameter], others: list[dict[str, Any]], betas: tuple[float, float], lr: float,
-        weight_decay: float, dtype: torch.dtype,
+        weight_decay: float, dtype: torch.dtype, one_by_one: bool,
     ) -> None:  # fmt: skip
         self.adamw = AdamW(others, lr=lr, betas=betas, fused=True)
         super().__init__([{"params": matrices, "lr": lr, "weight_decay": weight_decay}], {})
         self.matrices, self.momentum, self.dtype = self.param_groups[0], betas[0], dtype
+        self.orthogonal = each_alone if one_by_one else orthogonal
         self.param_groups += self.adamw.param_groups  # the same objects: what is set in one is set in the other
         self.state = self.adamw.state
 
@@ -52,7 +54,7 @@ class Muon(Optimizer):
         same bits also where their processors add up in another order.
         """
         directions = torch.stack([whole(self.direction(p)) for p in parameters])
-        updates = share_out(lambda part: orthogonal(part.to(self.dtype)).type_as(part), directions)
+        updates = share_out(lambda part: self.orthogonal(part.to(self.dtype)).type_as(part), directions)
         size = 0.2 * max(parameters[0].shape) ** 0.5
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - lr * weight_decay).add_(part_like(parameter, update), alpha=-lr * size)
@@ -75,6 +77,11 @@ def alike(matrices: list[Tensor]) -> Iterator[list[Tensor]]:
     for shape, group in groups.items():
         most = max(num_processes(), MOST_NUMBERS // shape.numel())
         yield from (group[i : i + most] for i in range(0, len(group), most))
+
+
+def each_alone(matrices: Tensor) -> Tensor:
+    """`orthogonal`, one matrix after the other."""
+    return torch.cat([orthogonal(matrix) for matrix in matrices.split(1)])
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

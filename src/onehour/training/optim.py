@@ -33,7 +33,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     if config.optimizer == "adamw":
         return AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-    return Muon(matrices, groups, betas, config.learning_rate, config.weight_decay, dtype)
+    return Muon(matrices, groups, betas, config.learning_rate, config.weight_decay, dtype, config.reproducible)
 
 
 def layer_matrices(model: nn.Module) -> list[nn.Parameter]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,9 @@ from onehour.training.device import Worker
 T = TypeVar("T")
 
 
-def parallelize(model: nn.Module, strategy: str, worker: Worker) -> nn.Module:
+def parallelize(
+    model: nn.Module, strategy: str, worker: Worker, precision: str = "float32", offload: bool = False
+) -> nn.Module:
     """`model`, wrapped by a strategy of `TrainConfig.strategy`. The optimizer is built afterwards, over `model`.
 
     none: as it is, for one worker.
@@ -40,24 +42,30 @@ def parallelize(model: nn.Module, strategy: str, worker: Worker) -> nn.Module:
         device_ids = [worker.device] if worker.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
     if strategy == "fsdp" and worker.world_size > 1:
-        return shard(model, worker)
+        return shard(model, worker, precision, offload)
     return model
 
 
-def shard(model: nn.Module, worker: Worker) -> nn.Module:
+def shard(model: nn.Module, worker: Worker, precision: str, offload: bool) -> nn.Module:
     """Turn the parameters of `model` into DTensors of which each worker has a part, layer by layer.
 
     A layer is what stands in a ModuleList. All workers gather its weights before it computes and forget them after it,
-    so that no worker ever holds all the weights at once.
+    so that no worker ever holds all the weights at once. In bfloat16 they travel as bfloat16, half as many bytes, and
+    gradients are added up in float32. With `offload`, parts wait in the CPU's memory.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard  # 0.6 s, which the command line need not wait for
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard  # takes 0.6 s
 
-    mesh = init_device_mesh(worker.device.type, (worker.world_size,))
+    half = precision == "bfloat16"
+    policies: dict[str, Any] = {
+        "mesh": init_device_mesh(worker.device.type, (worker.world_size,)),
+        "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy(),
+        "offload_policy": CPUOffloadPolicy(pin_memory=worker.device.type == "cuda") if offload else OffloadPolicy(),
+    }
     for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for layer in layers:
-            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+            fully_shard(layer, reshard_after_forward=True, **policies)
+    fully_shard(model, reshard_after_forward=True, **policies)
     return model
 
 
@@ -124,6 +132,15 @@ def max_over_workers(tensor: Tensor, worker: Worker) -> Tensor:
     if worker.world_size > 1:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return tensor
+
+
+def gather_tensors(tensor: Tensor, worker: Worker) -> list[Tensor]:
+    """The `tensor` of every worker, of one shape, in the order of their ranks."""
+    tensors = [tensor] * worker.world_size
+    if worker.world_size > 1:
+        tensors = [torch.empty_like(tensor) for _ in tensors]
+        dist.all_gather(tensors, tensor)
+    return tensors
 
 
 def gather_objects(value: T, worker: Worker) -> list[T]:

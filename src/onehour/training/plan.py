@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onehour.config import ScaleConfig, TrainConfig
-from onehour.data.loader import num_micro_batches
+from onehour.data.loader import num_micro_batches, num_shards
 from onehour.data.prepare import Data
 from onehour.recipe import Recipe
 from onehour.training.checkpoint import check_order, load_model, read_facts
 from onehour.training.loop import count_steps
 from onehour.training.memory import Memory, estimate_memory
 from onehour.training.optim import build_optimizer
+from onehour.training.reproducible import check_statistics
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, sta
     num_steps = count_steps(config, len(data.train))
     model = recipe.build_model()
     build_optimizer(model, config)
+    if config.reproducible:
+        check_statistics(model)
     if start:
         check_order(read_facts(start), recipe, config, data, start)
         load_model(model, start)
@@ -61,13 +64,14 @@ def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, sta
 
 
 def usable_sizes(config: TrainConfig, scale: ScaleConfig) -> list[int]:
-    """The numbers of workers among those asked for by which the global batch divides, ascending.
+    """The numbers of workers among those asked for by which the global batch divides, or its shards; ascending.
 
     Raises:
         InputError: it divides by none of them.
     """
     asked = scale.sizes()
-    usable = [workers for workers in asked if workers and config.global_batch_size % workers == 0]
+    pieces = num_shards(config) if config.reproducible else config.global_batch_size
+    usable = [workers for workers in asked if workers and pieces % workers == 0]
     if not usable:
         num_micro_batches(config, asked[-1])  # names the batches that would do
     return usable

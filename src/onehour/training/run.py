@@ -97,13 +97,17 @@ class Run:
         """config.json."""
         return json.loads((self.folder / "config.json").read_text())  # type: ignore[no-any-return]
 
+    def index(self) -> dict[str, Any]:
+        """data.json: which data the run trains on. Runs of the first onehour lack their name."""
+        return json.loads((self.folder / "data" / "data.json").read_text())  # type: ignore[no-any-return]
+
     def facts(self) -> dict[str, Any]:
         """What the recipe noted about its data when it prepared them."""
-        return json.loads((self.folder / "data" / "data.json").read_text())["facts"]  # type: ignore[no-any-return]
+        return self.index()["facts"]  # type: ignore[no-any-return]
 
     def data(self, storage: str | None) -> dict[str, str]:
         """Which data the run trains on, and where all workers find them: in the storage, or else among the runs."""
-        index = json.loads((self.folder / "data" / "data.json").read_text())
+        index = self.index()
         return {"name": index["name"], "digest": index["digest"], "storage": storage or str(self.folder.parent)}
 
     def describe(self, recipe: Recipe, config: TrainConfig, scale: ScaleConfig, data: Data) -> None:

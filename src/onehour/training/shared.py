@@ -57,8 +57,8 @@ def shared_data(recipe: Recipe, storage: str | None) -> Data:
 
 def data_of(run: Run, recipe: Recipe, storage: str | None) -> Data:
     """The data that a run goes on with: those it has begun with, if they are anywhere, whatever this machine sees."""
-    before = find_data(**run.data(storage)) if run.recipe().describe() == recipe.describe() else None
-    return before or shared_data(recipe, storage)
+    same = "name" in run.index() and run.recipe().describe() == recipe.describe()
+    return (same and find_data(**run.data(storage))) or shared_data(recipe, storage)
 
 
 def take(name: str, digest: str, storage: str) -> Data:

@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def find_storage(uri: str) -> SubTreeFileSystem:
     return SubTreeFileSystem(path, files)
 
 
-def names_in(files: FileSystem, marks: Sequence[str] = ("config.json",)) -> list[str]:
+def names_in(files: FileSystem, marks: Collection[str] = ("config.json",)) -> list[str]:
     """The names of the runs in a file system: its folders that hold a config.json, or another one of `marks`."""
     found = files.get_file_info(FileSelector("", allow_not_found=True))
     folders = [info.base_name for info in found if info.type == FileType.Directory]

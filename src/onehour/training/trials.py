@@ -29,6 +29,8 @@ from onehour.recipe import Recipe, recipe_from
 from onehour.space import Space, read_space, with_choice
 from onehour.training.locked import locked
 
+ENDED = ("done", "stopped", "failed")  # the states of a trial of which nothing more will come
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -48,7 +50,7 @@ class Trial:
     @property
     def ended(self) -> bool:
         """Whether nothing more will come of it."""
-        return self.state in ("done", "stopped", "failed")
+        return self.state in ENDED
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class Asked:
     def trial_config(self) -> TrainConfig:
         """How each trial trains: it saves at each evaluation, so that whichever is stopped can be used and go on."""
         return replace(self.config, checkpoint_every=self.config.evaluate_every, keep=1)
+
+    def num_trials(self) -> int:
+        """How many trials there will be."""
+        if self.options.searcher == "grid":
+            return math.prod(len(domain.values) for domain in self.space.values())
+        return self.options.trials or 20
 
     def better(self, value: float) -> float:
         """The value of the metric as a number that is small where it is good."""
@@ -100,6 +108,7 @@ class Search:
             "train": asdict(asked.config),
             "space": {name: str(domain) for name, domain in asked.space.items()},
             "search": asdict(asked.options),
+            "num_trials": asked.num_trials(),
             "versions": {"onehour": __version__} | {name: version(name) for name in ("torch", "ray")},
         }
         (self.folder / "search.json").write_text(json.dumps(content, indent=2, default=str))
