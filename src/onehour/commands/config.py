@@ -34,9 +34,35 @@ class GenerateConfig:
 
     prompt: str = "def "
     """The text to continue."""
+    prompts: Path | None = None
+    """Text file with a prompt on each line, in place of one prompt; each becomes a line of JSON."""
+    batch_size: int = 8
+    """Prompts of the file that are continued at once."""
     num_tokens: int = 500
     """Tokens to add."""
     temperature: float = 0.8
+    """0 takes the likeliest token each time; higher is more varied."""
+    top_k: int | None = 40
+    """Draw among the k likeliest tokens; None among all."""
+    seed: int = 1
+    """Decides what is drawn."""
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k batch_size")
+        check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature")
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """How a trained language model answers."""
+
+    system: str | None = None
+    """What the model is told before the conversation; None leaves that to its chat template."""
+    num_tokens: int = 500
+    """Tokens of an answer, at most."""
+    temperature: float = 0.2
     """0 takes the likeliest token each time; higher is more varied."""
     top_k: int | None = 40
     """Draw among the k likeliest tokens; None among all."""
@@ -51,15 +77,47 @@ class GenerateConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Where the model is written."""
+
+    to: Path | None = None
+    """New folder for config.json, model.safetensors and the tokenizer."""
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """What a trained model predicts, and where the predictions go."""
 
     input: Path | None = None
-    """Arrow or Parquet file with the columns of the recipe's data; None predicts the held-out samples."""
+    """Arrow or Parquet file with the columns of the recipe's data, or for a folder of predictions also a folder of Parquet
+    files; None predicts the held-out samples."""
     output: Path | None = None
-    """Parquet file to write the predictions to; None shows the first ones."""
+    """Parquet file to write the predictions to, or a folder: there they are written part by part, and the same command goes
+    on after a crash. None shows the first ones."""
+    workers: int = 0
+    """Processes that fill the folder, on Ray, with a CPU core each. 0: this process, without Ray."""
+    column: str = "prompt"
+    """Of a language model: the column of the prompts that it continues."""
+    num_tokens: int = 100
+    """Of a language model: tokens to add, at most."""
+    temperature: float = 0.0
+    """Of a language model: 0 takes the likeliest token each time; higher is more varied."""
+    top_k: int | None = 40
+    """Of a language model: draw among the k likeliest tokens; None among all."""
+    batch_size: int = 8
+    """Of a language model: prompts that are continued at once."""
+    seed: int = 1
+    """Of a language model: decides what is drawn."""
     runs: Path = Path("runs")
     """Folder in which runs are kept."""
+    address: str | None = None
+    """Ray cluster to join, whose nodes reach the input, the run and the output by the same names; None starts one here."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k batch_size")
+        check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature workers")
 
 
 @dataclass(frozen=True)

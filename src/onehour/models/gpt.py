@@ -7,6 +7,7 @@ Sources: Touvron et al. 2023, "LLaMA: Open and Efficient Foundation Language Mod
 the paper of each part stands at the part.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onehour.errors import InputError
+
+Rotary = tuple[Tensor, Tensor]  # cosine and sine: see rotary_tables
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How Llama 3.1 turns its slow rotary pairs yet slower, to read texts longer than those it was first trained on.
+
+    Grattafiori et al. 2024, "The Llama 3 Herd of Models", section 3.4.2; the formula is in Meta's code: a pair that turns
+    less than `low_frequency` times in `context` tokens is slowed by `factor`, one that turns more than `high_frequency`
+    times not at all, and one between them by something between.
+    """
+
+    factor: float
+    low_frequency: float
+    high_frequency: float
+    context: int
+
+    def slowed(self, frequencies: Tensor) -> Tensor:
+        """Angles per token of each pair (D / 2,), slowed."""
+        turns = self.context * frequencies / (2 * math.pi)
+        kept = ((turns - self.low_frequency) / (self.high_frequency - self.low_frequency)).clamp(0, 1)
+        return frequencies * (kept + (1 - kept) / self.factor)
 
 
 @dataclass(frozen=True)
@@ -29,6 +53,7 @@ class GPTConfig:
     num_kv_heads: int = 2  # key and value heads; each serves num_heads / num_kv_heads query heads
     hidden_width: int = 352  # numbers inside the MLP
     rope_theta: float = 10000.0  # the slowest rotary pair turns once in about 2 pi * rope_theta tokens
+    rope_scaling: RopeScaling | None = None  # of a model that reads longer texts than it was first trained on
     norm_eps: float = 1e-5  # keeps RMSNorm from dividing by zero
     tied: bool = False  # the embedding's matrix also computes the logits
 
@@ -64,14 +89,31 @@ class Cache:
     keys: Tensor  # (num_layers, B, num_kv_heads, max_length, D)
     values: Tensor  # (num_layers, B, num_kv_heads, max_length, D)
     length: int = 0  # how many tokens it holds; set it to 0 to begin again
+    padding: Tensor | None = None  # (B,) how many of the first tokens of each sequence stand for nothing
 
     @classmethod
-    def for_model(cls, model: "GPT", batch_size: int) -> "Cache":
-        """An empty cache for `batch_size` sequences of up to `context` tokens, on the model's device."""
+    def for_model(cls, model: "GPT", batch_size: int, length: int | None = None) -> "Cache":
+        """An empty cache for `batch_size` sequences of up to `length` tokens, or `context`, on the model's device."""
         config = model.config
-        shape = (config.num_layers, batch_size, config.num_kv_heads, config.context, config.head_width)
+        shape = (config.num_layers, batch_size, config.num_kv_heads, length or config.context, config.head_width)
         weight = model.embed_tokens.weight
         return cls(weight.new_empty(shape), weight.new_empty(shape))
+
+    def places(self, num_tokens: int) -> tuple[Tensor, Tensor | None]:
+        """The positions of the tokens that come next, and which tokens, old and new, each of them sees.
+
+        Positions are (T,), or (B, 1, T) with padding; the mask is (T, L) or (B, 1, T, L), and None where nothing but
+        later tokens is hidden from a token that is read from the beginning, or nothing at all from one token.
+        """
+        all_places = torch.arange(self.length + num_tokens, device=self.keys.device)
+        places = all_places[self.length :]
+        if self.padding is None:
+            alone = self.length == 0 or num_tokens == 1
+            return places, None if alone else all_places <= places[:, None]
+        begin = self.padding[:, None]
+        # What stands for nothing sees itself: softmax over nothing at all would be no number, and spread.
+        real = (all_places >= begin)[:, None] | (places < begin)[:, :, None]
+        return (places - begin).clamp(min=0)[:, None], (real & (all_places <= places[:, None]))[:, None]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write a layer's new keys and values (B, num_kv_heads, T, D); return all of that layer, old and new."""
@@ -81,14 +123,21 @@ class Cache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
-def rotary_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (T, D), of the angle by which each position (T,) turns each number of a head.
+def rotary_frequencies(config: GPTConfig, device: torch.device | None = None) -> Tensor:
+    """The angle per token of each rotary pair (D / 2,), from fast to slow."""
+    width = config.head_width
+    frequencies = config.rope_theta ** (-torch.arange(0, width, 2, device=device) / width)
+    return frequencies if config.rope_scaling is None else config.rope_scaling.slowed(frequencies)
+
+
+def rotary_tables(positions: Tensor, config: GPTConfig) -> Rotary:
+    """Cosine and sine, each (..., T, D), of the angle by which each position (..., T) turns each number of a head.
 
     Su et al. 2021, "RoFormer", section 3.2.2. Number i is paired with number i + D/2, as in Hugging Face's Llama
     (the paper pairs 2i with 2i + 1; the two differ by a permutation of the weights' rows).
     """
-    frequencies = theta ** (-torch.arange(0, head_width, 2, device=positions.device) / head_width)
-    angles = torch.outer(positions, frequencies).repeat(1, 2)
+    frequencies = rotary_frequencies(config, positions.device)
+    angles = (positions[..., None] * frequencies).repeat(*[1] * positions.ndim, 2)
     return angles.cos(), angles.sin()
 
 
@@ -114,15 +163,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, kv_width, bias=False)
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layer: int, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, layer: int, cache: Cache | None) -> Tensor:
         q, k, v = (self.split_heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        mask = None
         if cache is not None:
             k, v = cache.append(layer, k, v)
-            # The new tokens stand at the end of what the cache holds: token i sees all that is old, and i + 1 new ones.
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(cache.length)
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=self.shares_kv_heads)
+        causal = mask is None and q.shape[2] > 1  # one token alone, the last one, sees all that the cache holds
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=self.shares_kv_heads)
         out: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
         return out
 
@@ -159,8 +206,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layer: int, cache: Cache | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, layer, cache)
+    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, layer: int, cache: Cache | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, mask, layer, cache)
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x
 
@@ -208,16 +255,17 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """Integer tokens (B, T) to float32 logits (B, T, V). With a cache, the tokens follow those it holds."""
-        start = 0 if cache is None else cache.length
-        end = start + tokens.shape[1]
+        end = tokens.shape[1] + (0 if cache is None else cache.length)
         if end > self.config.context:
             raise InputError(f"The model reads at most {self.config.context} tokens but got {end}: shorten the text.")
         # Computed here, once for all layers, and kept nowhere: no state to save, to move or to lose on the meta device.
-        positions = torch.arange(start, end, device=tokens.device)
-        rotary = rotary_tables(positions, self.config.head_width, self.config.rope_theta)
+        positions, mask = torch.arange(end, device=tokens.device), None
+        if cache is not None:
+            positions, mask = cache.places(tokens.shape[1])
+        rotary = rotary_tables(positions, self.config)
         x = self.embed_tokens(tokens)
         for i, layer in enumerate(self.layers):
-            x = layer(x, rotary, i, cache)
+            x = layer(x, rotary, mask, i, cache)
         if cache is not None:
             cache.length = end
         x = self.norm(x)

@@ -1,41 +1,61 @@
 """Text from a trained model, one token at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from onehour.errors import InputError
+from onehour.models.decoding import Decoder
 from onehour.models.gpt import GPT, Cache
 
 
 @torch.no_grad()
 def generate(
-    model: GPT,
+    model: GPT | Decoder,
     tokens: Tensor,
     num_tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
     generator: torch.Generator | None = None,
+    padding: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Continue integer tokens (B, T) by `num_tokens`; yield each next token (B,) as soon as it is chosen.
+
+    Sequences of different lengths end together: the first `padding` (B,) tokens of each stand for nothing.
 
     The text may grow longer than the model's context. When the cache is full, the model forgets all but the last half
     context of the text, reads that anew, and goes on: one such reading for each half context of new tokens.
     """
     if tokens.shape[1] == 0:
         raise InputError("There is no token to continue: begin with at least one.")
-    context = model.config.context
-    cache = Cache.for_model(model, batch_size=tokens.shape[0])
+    context, length = model.config.context, tokens.shape[1]
+    network = model.model if isinstance(model, Decoder) else model
+    cache = Cache.for_model(network, tokens.shape[0], min(context, length + num_tokens))
     text = unread = tokens[:, -context:]
+    cache.padding = fewer(padding, length - text.shape[1])
     for _ in range(num_tokens):
         if cache.length == context:
             cache.length = 0
             unread = text[:, -(context // 2) :]
+            cache.padding = fewer(cache.padding, context + 1 - unread.shape[1])  # the newest token was not read yet
         token = choose(model(unread, cache)[:, -1], temperature, top_k, generator)
         unread = token[:, None]
         text = torch.cat((text, unread), dim=1)[:, -context:]
         yield token
+
+
+def fewer(padding: Tensor | None, dropped: int) -> Tensor | None:
+    """What is left of the padding when so many first tokens are dropped; None where none is left."""
+    left = None if padding is None else (padding - dropped).clamp(min=0)
+    return left if left is not None and left.any() else None
+
+
+def side_by_side(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Texts of different lengths as tokens (B, T) that end together, and how many zeros stand before each (B,)."""
+    length = max(map(len, texts))
+    padding = torch.tensor([length - len(text) for text in texts])
+    return torch.tensor([[0] * (length - len(text)) + list(text) for text in texts]), padding
 
 
 def choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:

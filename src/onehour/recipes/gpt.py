@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -20,7 +18,7 @@ from onehour.data.text import Piece, cut, split_documents, train_documents, wind
 from onehour.data.tokens import BPE_FILE, NUM_BYTES, Tokenizer, first_bytes, open_tokenizer, train_byte_pairs
 from onehour.errors import InputError
 from onehour.models.gpt import GPT, GPTConfig
-from onehour.models.sampling import generate
+from onehour.models.language import Choice, Language
 from onehour.recipe import Batch, Recipe
 
 HELD_OUT_BYTES = 2**19  # enough for three digits of the loss; what a corpus holds out beyond it is not read
@@ -136,12 +134,7 @@ class GPTRecipe(Recipe):
         top_k: int | None, seed: int,
     ) -> Iterator[str]:  # fmt: skip
         assert isinstance(model, GPT)
-        tokenizer = open_tokenizer(folder)
-        device = next(model.parameters()).device
-        tokens = torch.from_numpy(tokenizer.encode(prompt.encode() or SEPARATOR).astype(np.int64))
-        random = torch.Generator(device).manual_seed(seed)
-        following = generate(model, tokens[None].to(device), num_tokens, temperature, top_k, random)
-        yield from tokenizer.decode(token.item() for token in following)  # type: ignore[misc]
+        yield from Language.of_folder(model, folder).write(prompt, Choice(num_tokens, temperature, top_k, seed))
 
     def closing_words(self, model: nn.Module, folder: Path, metrics: dict[str, float], facts: dict[str, Any]) -> str:
         prompt = "def "

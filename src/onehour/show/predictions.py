@@ -66,7 +66,15 @@ def read_input(recipe: Recipe, path: Path | None) -> Rows | Columns:
     held_out = prepare(recipe).held_out
     if path is None:
         return held_out
-    table, wanted = read_table(path), held_out[[0]]
+    return to_columns(read_table(path), held_out[[0]], str(path))
+
+
+def to_columns(table: pa.Table, wanted: Batch, path: str) -> Columns:
+    """The columns of a table that a recipe wants, of the types that it wants; `path` is named in errors.
+
+    Raises:
+        InputError: the table has no rows or none of the columns, or they hold something else.
+    """
     there = [name for name in wanted if name in table.column_names]
     if not there:
         raise InputError(

@@ -274,16 +274,22 @@ def no_run(name: str, place: str, there: Sequence[str]) -> InputError:
     return InputError(f"There is no run {name} in {place}; {hint}")
 
 
-def load_trained(run: Run) -> tuple[Recipe, nn.Module]:
-    """The recipe of a run, and its model from the newest good checkpoint, on the CPU and in evaluation mode.
+def load_trained(run: Run, checkpoint: Path | None = None) -> tuple[Recipe, nn.Module]:
+    """The recipe of a run, and its model from a checkpoint or else the newest good one, on the CPU, in evaluation mode.
 
     Raises:
         InputError: the run has no good checkpoint.
     """
-    checkpoint, _ = run.newest_checkpoint()
-    if checkpoint is None:
-        raise InputError(f"The run {run.name} has no good checkpoint yet; go on with: {run.resume_command()}")
+    checkpoint = checkpoint or good_checkpoint(run)
     recipe = run.recipe()
     model = recipe.build_model().eval()
     load_model(model, checkpoint)
     return recipe, model
+
+
+def good_checkpoint(run: Run) -> Path:
+    """The newest good checkpoint of a run; InputError if there is none."""
+    checkpoint, _ = run.newest_checkpoint()
+    if checkpoint is None:
+        raise InputError(f"The run {run.name} has no good checkpoint yet; go on with: {run.resume_command()}")
+    return checkpoint

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from onehour.course.pictures.style import as_svg, new_figure
 from onehour.course.words import say
-from onehour.models.gpt import GPT, Attention, rotate
+from onehour.models.gpt import GPT, Attention, Rotary, rotate
 
 
 @torch.no_grad()
@@ -19,7 +19,7 @@ def weights(model: GPT, tokens: Tensor) -> Tensor:
     """
     found: list[Tensor] = []
 
-    def look(attention: nn.Module, arguments: tuple[Tensor, tuple[Tensor, Tensor], int, None]) -> None:
+    def look(attention: nn.Module, arguments: tuple[Tensor, Rotary, None, int, None]) -> None:
         assert isinstance(attention, Attention)
         found.append(weights_of(attention, arguments[0], arguments[1]))
 
@@ -30,7 +30,7 @@ def weights(model: GPT, tokens: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def weights_of(attention: Attention, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def weights_of(attention: Attention, x: Tensor, rotary: Rotary) -> Tensor:
     """The weights of one layer whose input is x (1, T, C): (heads, T, T)."""
     q = rotate(attention.split_heads(attention.q_proj(x)), *rotary)[0]
     k = rotate(attention.split_heads(attention.k_proj(x)), *rotary)[0]

@@ -1,0 +1,80 @@
+"""Tokens per second, onehour's generation beside that of transformers: the same weights, float32, the same threads.
+
+    python bench/generate.py                       a model with random weights of the size of SmolLM2-135M
+    python bench/generate.py pretrained/smollm2    the real one, which make pretrained fetches
+
+Rounds alternate between the two; medians. The tokens have to be equal.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from onehour.data.chat import Chat
+from onehour.data.tokens import Bytes
+from onehour.models.decoding import Decoder
+from onehour.models.gpt import GPT, GPTConfig
+from onehour.models.huggingface import write_folder
+from onehour.models.pretrained import open_pretrained
+from onehour.models.sampling import generate
+
+SIZE = dict(num_layers=30, width=576, num_heads=9, num_kv_heads=3, hidden_width=1536)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--num-tokens", type=int, default=64)
+    parser.add_argument("--num-prompt", type=int, default=32)
+    options = parser.parse_args()
+    config = GPTConfig(vocab_size=49152, context=2048, tied=True, **SIZE)  # type: ignore[arg-type]
+    model = open_pretrained(options.model).build() if options.model else GPT(config).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(Path(folder) / "model", model, Bytes().json(), Chat())
+        twin = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=torch.float32).eval()
+    print(f"{options.model or 'random weights'}, {torch.get_num_threads()} threads, {options.num_tokens} new tokens")
+    for batch_size in (1, 8):
+        random = torch.Generator().manual_seed(0)
+        prompt = torch.randint(1000, 2000, (batch_size, options.num_prompt), generator=random)
+        compare(model, twin, prompt, options.num_tokens, options.rounds)
+
+
+def compare(model: GPT, twin: torch.nn.Module, prompt: Tensor, num_tokens: int, rounds: int) -> None:
+    """Print the tokens per second of both for a batch of prompts (B, T), and their ratio."""
+    decoder = Decoder(model, len(prompt))
+    plan = GenerationConfig(max_new_tokens=num_tokens, min_new_tokens=num_tokens, do_sample=False)
+
+    def ours() -> Tensor:
+        return torch.stack(list(generate(decoder, prompt, num_tokens, temperature=0)), dim=1)
+
+    def theirs() -> Tensor:
+        whole: Tensor = twin.generate(prompt, generation_config=plan, attention_mask=torch.ones_like(prompt))  # type: ignore
+        return whole[:, prompt.shape[1] :]
+
+    equal = torch.equal(ours(), theirs())  # and both are warm
+    times = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    speeds = [len(prompt) * num_tokens / statistics.median(column) for column in zip(*times, strict=True)]
+    ratios = sorted(them / us for us, them in times)
+    print(
+        f"batch {len(prompt)}   onehour {speeds[0]:7.1f} tokens/s   transformers {speeds[1]:7.1f} tokens/s   ratio "
+        f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})   the same tokens: {'yes' if equal else 'no'}"
+    )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
