@@ -4,7 +4,7 @@
 # make test-clusters  clusters/on-premises, slurm and kubernetes on hosts that it makes, as root on Linux
 # make pretrained sets up .venv, then fetches a small language model into pretrained/smollm2 (93 MB, Apache-2.0)
 # make notebooks  executes the course's notebooks and stores what they print
-# make bench      measures side by side
+# make bench      measures side by side; with NANOGPT=FOLDER, a copy of nanoGPT, beside that, too
 # make lock       works the exact versions out anew
 
 PYTHON ?= python3
@@ -50,6 +50,8 @@ bench: .venv/dev
 	$(BIN)/python bench/checkpoint.py --depth 2 --rounds 4
 	$(BIN)/python bench/prepare.py
 	$(BIN)/python bench/search.py
+	$(BIN)/python bench/reproducible.py
+	$(BIN)/python bench/nanogpt.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python bench/chaos.py --faults 14
 
 .venv/run: pyproject.toml requirements.lock
