@@ -71,7 +71,7 @@ def test_ray_gives_the_loss_of_one_process(cases, tmp_path, local_ray):
         train_jobs,
         train_loop_config={"jobs": jobs},
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(name="begun", storage_path=str(tmp_path)),
+        run_config=RunConfig(name=tmp_path.name, storage_path=str(tmp_path.parent)),
     ).fit()
     for name, run in runs.items():
         assert_same_curve(run, alone[name])
