@@ -52,7 +52,7 @@ def measured(line: str) -> list[tuple[str, str]]:
 
 def page(rows: list[tuple[str, str, str]], seconds: float) -> str:
     """bench/README.md."""
-    machine = f"{platform.machine()}, {os.cpu_count()} CPU cores, no GPU"
+    machine = f"{platform.machine()}, {os.cpu_count()} CPU cores, {'a' if torch.cuda.is_available() else 'no'} GPU"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     lines = [
         "# What was measured\n",
