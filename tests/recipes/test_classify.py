@@ -5,12 +5,14 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from tiny import write_tiny
 
+from onehour.cli import main
 from onehour.config import ScaleConfig
 from onehour.data.labelled import functions_by_package, split
 from onehour.data.prepare import prepare
@@ -25,7 +27,7 @@ from onehour.training.run import create_run, load_trained
 
 SPAM = ["free money now", "win a prize today", "cheap pills", "you have won"]
 HAM = ["see you at lunch", "the meeting is at ten", "thanks for the book", "are you home"]
-MAIL = [{"label": ("ham", "spam")[i % 2], "text": f"{(HAM, SPAM)[i % 2][i % 4]} {i * 7 % 31}"} for i in range(120)]
+MAIL = [{"label": ("ham", "spam")[i % 2], "text": f"{(HAM, SPAM)[i % 2][i // 2 % 4]} {i * 7 % 31}"} for i in range(120)]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_a_table_is_read_from_whatever_holds_it(mail):
         assert sorted((row.label, row.text) for row in both) == sorted((row["label"], row["text"]) for row in MAIL)
 
 
-def test_spam_is_told_from_ham_and_the_run_says_how(mail, tmp_path):
+def test_spam_is_told_from_ham_and_the_run_says_how(mail, tmp_path, monkeypatch):
     recipe = recipe_for(mail)
     config = dataclasses.replace(recipe.defaults(), num_steps=40, global_batch_size=12, warmup_steps=4)
     run = create_run(tmp_path, None, "classify")
@@ -62,6 +64,15 @@ def test_spam_is_told_from_ham_and_the_run_says_how(mail, tmp_path):
     _, model = load_trained(run)
     batch = prepare(recipe).held_out[range(12)]
     assert torch.equal(recipe.predict(model, batch)["prediction"], batch["label"])
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))  # a run is all that it takes to read new mail
+    new = tmp_path / "new.csv"
+    new.write_text("text,id\nsee you at lunch 2,1\nfree money now 3,2\n")
+    for output in ("said.parquet", "said"):
+        if output == "said":
+            pq.write_table(pa.csv.read_csv(new), new := tmp_path / "new.parquet")
+        main(["predict", run.name, "--runs", str(tmp_path), "--input", str(new), "--output", str(tmp_path / output)])
+        assert pq.read_table(tmp_path / output)["prediction"].to_pylist() == ["ham", "spam"]
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
