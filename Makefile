@@ -50,6 +50,7 @@ bench: .venv/dev
 	$(BIN)/python bench/checkpoint.py --depth 2 --rounds 4
 	$(BIN)/python bench/prepare.py
 	$(BIN)/python bench/search.py
+	$(BIN)/python bench/generate.py
 	$(BIN)/python bench/chaos.py --faults 14
 
 .venv/run: pyproject.toml requirements.lock
