@@ -33,7 +33,6 @@ def cases(tmp_path_factory) -> dict[str, Any]:
         return dataclasses.replace(recipe.defaults(), **every, evaluate_first=False, **changes)
 
     lora = FineTune(tiny, talk, context=160, lora_rank=4)
-    whole = dataclasses.replace(lora, lora_rank=None)
     mail = place / "mail.csv"
     mail.write_text("label,text\n" + "".join(
         f"{'spam' if i % 2 else 'ham'},{'free money now' if i % 2 else 'see you at lunch'} {i * 7 % 11}\n" for i in range(90)
@@ -42,12 +41,7 @@ def cases(tmp_path_factory) -> dict[str, Any]:
     return {
         "lora": (lora, config(lora)),
         "lora, sharded": (lora, config(lora, strategy="fsdp")),
-        "all weights, sharded": (whole, config(whole, strategy="fsdp")),
         "classify": (classify, config(classify)),
-        "classify with LoRA": (
-            dataclasses.replace(classify, pretrained=tiny, context=64),
-            config(dataclasses.replace(classify, pretrained=tiny)),
-        ),
     }
 
 
