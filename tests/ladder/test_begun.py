@@ -26,7 +26,7 @@ def cases(tmp_path_factory) -> dict[str, Any]:
     place = tmp_path_factory.mktemp("begun")
     tiny, talk = str(write_tiny(place / "tiny")), str(write_conversations(place / "talk.jsonl"))
     every = dict(
-        num_steps=24, log_every=1, evaluate_every=8, checkpoint_every=8, global_batch_size=12, micro_batch_size=2
+        num_steps=24, log_every=1, evaluate_every=8, checkpoint_every=8, global_batch_size=12, micro_batch_size=3
     )
 
     def config(recipe: Any, **changes: Any) -> Any:
