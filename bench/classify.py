@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def say(name: str, accuracy: float, f1: float) -> None:
-    print(f"{name:<32}accuracy {accuracy:.3f}   macro-F1 {f1:.3f}", flush=True)
+    print(f"{name}: accuracy {accuracy:.3f}, macro-F1 {f1:.3f}", flush=True)
 
 
 if __name__ == "__main__":
