@@ -93,7 +93,7 @@ def test_the_meter_does_not_change_the_gradient():
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_pictures_of_memory(language, monkeypatch):
     monkeypatch.setenv("ONEHOUR_LANGUAGE", language)
-    step = pictures.memory.step({1: Memory(10, 10, 40_000_000, 40_000_000, 80_000_000, 20_000_000)}).data
+    step = pictures.memory.step({1: Memory(10, 40_000_000, 40_000_000, 80_000_000, 20_000_000)}).data
     assert "180 MB" in step
     strategies = pictures.memory.strategies(7e9, [1, 8], gigabytes=80).data
     assert strategies.count(">112<") == 3 and ">14<" in strategies

@@ -43,7 +43,7 @@ def test_duration(seconds, text):
 
 
 def test_the_plan_of_a_small_run_has_no_zero_megabytes(tmp_path):
-    plan = Plan(1, 2, 1, 50, 20.0, 5, 2, "5 points", Memory(752, 752, 3008, 3008, 0, 600), 3008)
+    plan = Plan(1, 2, 1, 50, 20.0, 5, 2, "5 points", Memory(752, 3008, 3008, 0, 600), 3008)
     text = plan_text(plan, Toy(), TrainConfig(global_batch_size=2, optimizer="sgd"), "this process", tmp_path)
     assert "weights 3.0 kB, gradients 3.0 kB, sgd 0 B, activations 600 B" in text
     assert "2 samples = 1 worker x 2 x 1 accumulated" in text
