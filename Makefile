@@ -4,7 +4,7 @@
 # make test-clusters  clusters/on-premises, slurm and kubernetes on hosts that it makes, as root on Linux
 # make pretrained sets up .venv, then fetches a small language model into pretrained/smollm2 (93 MB, Apache-2.0)
 # make notebooks  executes the course's notebooks and stores what they print
-# make bench      measures side by side
+# make bench      measures side by side; with NANOGPT=FOLDER, a copy of nanoGPT, beside that, too
 # make lock       works the exact versions out anew
 
 PYTHON ?= python3
@@ -44,14 +44,7 @@ notebooks: .venv/dev
 	@for notebook in $(NOTEBOOKS); do echo $$notebook; OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(EXECUTE) $$notebook || exit 1; done
 
 bench: .venv/dev
-	$(BIN)/python bench/data.py
-	$(BIN)/python bench/parity.py
-	$(BIN)/python bench/launch.py
-	$(BIN)/python bench/checkpoint.py --depth 2 --rounds 4
-	$(BIN)/python bench/prepare.py
-	$(BIN)/python bench/search.py
-	$(BIN)/python bench/generate.py
-	$(BIN)/python bench/chaos.py --faults 14
+	$(BIN)/python bench/suite.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
 .venv/run: pyproject.toml requirements.lock
 	@echo "Setting up .venv: about a minute, and some 500 MB to download (3 GB where torch brings CUDA) ..."

@@ -15,7 +15,7 @@ if [ ! -x ~/venv/bin/pip ]; then
 fi
 ~/venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock \
     torch 'ray[default,train,tune]' filelock fsspec matplotlib numpy optuna plotext pyarrow safetensors scikit-learn \
-    tensorboardX tokenizers tyro "$@"
+    gguf jinja2 tensorboardX tokenizers tyro "$@"
 
 # Every shell of this node finds ray, and speaks to the cluster with the token. Ray writes the token readable to all.
 chmod 600 ~/.ray/auth_token

@@ -80,6 +80,8 @@ class TrainConfig:
     """Stop after this many evaluations without a lower held-out loss."""
     evaluate_every: int | None = None
     """Steps from one evaluation to the next; None evaluates at the end only."""
+    evaluate_first: bool = False
+    """Evaluate before the first step, too: what a pretrained model knows already."""
     checkpoint_every: int | str | None = None
     """From one checkpoint to the next: steps, or a time such as 10m; None writes one at the end only."""
     keep: int | None = 3

@@ -26,6 +26,7 @@ from onehour.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import pyarrow as pa
     from torch import Tensor, nn
 
     from onehour.data.arrow import Columns
@@ -36,6 +37,8 @@ RECIPES = {
     "toy": ("onehour.recipes.toy", "Toy"),
     "digits": ("onehour.recipes.digits", "Digits"),
     "gpt": ("onehour.recipes.gpt", "GPTRecipe"),
+    "classify": ("onehour.recipes.classify", "Classify"),
+    "finetune": ("onehour.recipes.finetune", "FineTune"),
 }
 
 
@@ -90,6 +93,14 @@ class Recipe(ABC):
     def build_model(self) -> "nn.Module":
         """A new model with random weights, on the CPU. The seed has been set."""
 
+    def begin(self, folder: Path) -> "nn.Module":
+        """The model with which a training begins, on the CPU: that of `build_model`, or with weights from `folder`.
+
+        `folder` holds what `prepare` wrote beside samples. Parameters that do not require a gradient are not trained, and
+        no checkpoint has them: whoever opens one begins here, too.
+        """
+        return self.build_model()
+
     def augment(self, batch: "Batch", uniform: "Callable[[int], Tensor]") -> "Batch":
         """Change a training batch at random. `uniform(n)` gives (B, n) numbers in [0, 1).
 
@@ -102,11 +113,14 @@ class Recipe(ABC):
         """The loss of each sample, shape (B,). A sample's loss depends on that sample alone: no batch norm."""
 
     def count(self, model: "nn.Module", batch: "Batch") -> "dict[str, Tensor]":
-        """What evaluation adds up over all held-out samples: sums over the batch, each of shape ()."""
+        """What evaluation adds up over all held-out samples: sums over the batch, each of shape () or of a table."""
         return {"loss": self.loss(model, batch).sum()}
 
-    def metrics(self, totals: dict[str, float], num_samples: int, facts: dict[str, Any]) -> dict[str, float]:
-        """Turn the totals of `count` over all `num_samples` held-out samples into metrics. Here: their means."""
+    def metrics(self, totals: dict[str, Any], num_samples: int, facts: dict[str, Any]) -> dict[str, Any]:
+        """Turn the totals of `count` over all `num_samples` held-out samples into metrics. Here: their means.
+
+        A metric is a number, or else a list, such as the rows of a table, which nobody draws as a curve.
+        """
         return {name: total / num_samples for name, total in totals.items()}
 
     def unit(self) -> tuple[str, int]:
@@ -116,6 +130,13 @@ class Recipe(ABC):
     def predict(self, model: "nn.Module", batch: "Batch") -> "dict[str, Tensor]":
         """Columns of predictions for a batch, each (B, ...), for `onehour predict`."""
         raise InputError(f"The recipe {self.name()} has no predict; try: onehour {self.next_command()} RUN.")
+
+    def read(self, table: "pa.Table", folder: Path) -> "Columns | None":
+        """What `predict` reads of a table that holds something else than numbers, such as texts; `folder` as in `begin`.
+
+        None: the table has the columns of the recipe's own data.
+        """
+        return None
 
     def generate(
         self, model: "nn.Module", folder: Path, prompt: str, *, num_tokens: int, temperature: float,

@@ -44,7 +44,7 @@ def test_a_node_gets_what_onehour_needs_at_the_versions_of_the_lock(node):
     assert asked[asked.index("--constraint") + 1] == "requirements.lock"
     packages = {Requirement(each).name for each in asked[asked.index("requirements.lock") + 1 :]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [project["optional-dependencies"][name] for name in ("digits", "bpe", "cluster", "search")]
+    extras = [project["optional-dependencies"][name] for name in ("digits", "bpe", "pretrained", "cluster", "search")]
     needed = sum(extras, project["dependencies"])
     assert packages == {Requirement(each).name for each in needed} | {"boto3"}
     assert "ray[default,train,tune]" in asked

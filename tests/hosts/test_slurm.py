@@ -65,6 +65,11 @@ def on_login(lab, line):
     return lab.check("login", f"cd /shared/onehour && {line}", OMP_NUM_THREADS="1", PYTHONPATH="/shared/onehour/src")
 
 
+def submit(nodes):
+    """The README's sbatch."""
+    return commands(README, "Submit")[0].replace("--nodes 2", f"--nodes {nodes}")
+
+
 class Job:
     """A job that sbatch has taken."""
 
@@ -96,12 +101,20 @@ def rays(lab):
     return [line for node in NODES for line in lab.processes(node, "ray|onehour train")]
 
 
-def test_a_job_trains_on_both_nodes_is_preempted_and_comes_again(lab, undisturbed, capsys):
-    began = time.monotonic()
-    job = Job(lab, f"{commands(README, 'Submit')[0]} {OPTIONS}")
-    first = job.reach(1)
+def test_a_run_is_cancelled_goes_on_on_more_nodes_is_preempted_and_comes_again(lab, undisturbed, capsys):
+    cancelled = Job(lab, f"{submit(nodes=1)} {OPTIONS}")
+    cancelled.reach(20)
+    on_login(lab, commands(README, "Stop")[0].replace("JOB", cancelled.number))
+    cancelled.until(lambda: on_login(lab, "squeue --noheader") == "")
+    assert cancelled.state() == "CANCELLED"
+    assert "which is saved" in cancelled.said()
+    cancelled.until(lambda: rays(lab) == [])  # the nodes end Ray's helpers after Slurm has let go of them
+    at, began = cancelled.run.rows()[-1]["step"], time.monotonic()
+    scale = commands(README, "Scale")[0].replace("JOB", cancelled.number).replace("--nodes 4", "--nodes 2")
+    job = Job(lab, scale, cancelled.run)
+    first = job.reach(at + 1)
     assert all(lab.processes(node, "ray::RayTrainWorker") for node in NODES)
-    job.reach(50)
+    job.reach(at + 20)
     urgent = time.monotonic()
     on_login(lab, "sbatch --partition urgent --nodes 2 --exclusive --output /dev/null --wrap 'sleep 1'")
     gone = job.until(lambda: job.state() == "PENDING")
@@ -114,7 +127,7 @@ def test_a_job_trains_on_both_nodes_is_preempted_and_comes_again(lab, undisturbe
     assert rays(lab) == []
     squeue, show = commands(README, "Watch")
     assert "JOBID" in on_login(lab, squeue)
-    assert "400" in on_login(lab, show.replace("JOB", job.number))
+    assert "400" in on_login(lab, show.replace("gpt-JOB", job.run.name))
     with capsys.disabled():
         print(
             f"\nfrom sbatch to the first step {first - began:.0f} s; preempted at step {at}: the nodes are free after "
@@ -123,28 +136,15 @@ def test_a_job_trains_on_both_nodes_is_preempted_and_comes_again(lab, undisturbe
 
 
 def test_a_job_that_cannot_be_has_the_exit_code_of_the_training(lab):
-    job = Job(lab, f"{commands(README, 'Submit')[0].replace('--nodes 2', '--nodes 1')} --learning-rate -1")
+    job = Job(lab, f"{submit(nodes=1)} --learning-rate -1")
     job.until(lambda: job.state() == "FAILED")
     assert "ExitCode=2:0" in job.facts()
     assert "onehour: learning_rate is -1.0; it must be greater than 0." in job.said()
 
 
 def test_where_slurm_kills_a_job_its_ray_ends_too(lab):
-    job = Job(lab, f"{commands(README, 'Submit')[0]} {OPTIONS}")
+    job = Job(lab, f"{submit(nodes=2)} {OPTIONS}")
     job.until(lambda: lab.processes("node1", "onehour train") and lab.processes("node2", "raylet/raylet"))
     on_login(lab, f"scancel --signal KILL --full {job.number}")
     job.until(lambda: job.state() not in ("RUNNING", "COMPLETING"))
     job.until(lambda: rays(lab) == [])
-
-
-def test_a_job_that_is_cancelled_is_saved_and_goes_on_on_another_number_of_nodes(lab, undisturbed):
-    job = Job(lab, f"{commands(README, 'Submit')[0]} {OPTIONS}")
-    job.reach(20)
-    on_login(lab, commands(README, "Stop")[0].replace("JOB", job.number))
-    job.until(lambda: on_login(lab, "squeue --noheader") == "")
-    assert job.state() == "CANCELLED"
-    assert "which is saved" in job.said()
-    job.until(lambda: rays(lab) == [])  # the nodes end Ray's helpers after Slurm has let go of them
-    other = Job(lab, commands(README, "Scale")[0].replace("JOB", job.number).replace("--nodes 4", "--nodes 1"), job.run)
-    other.until(lambda: other.state() == "COMPLETED")
-    assert [row["loss"] for row in job.run.rows()] == pytest.approx(undisturbed(), rel=1e-5)

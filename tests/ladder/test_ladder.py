@@ -34,16 +34,16 @@ RELATIVE = 1e-5
 STEPS = 24
 
 EVERY = dict(num_steps=STEPS, log_every=1, evaluate_every=8, checkpoint_every=8)
+SMALL_GPT = GPTRecipe(depth=2, context=32, text=str(ROOT / "LICENSE"))
+GPT_CONFIG = dataclasses.replace(GPTRecipe().defaults(), **EVERY, global_batch_size=12, micro_batch_size=2)
 CASES = {
     "toy": (Toy(), dataclasses.replace(Toy().defaults(), **EVERY, global_batch_size=6, learning_rate=0.1)),
     "digits": (
         Digits(),
         dataclasses.replace(Digits().defaults(), **EVERY, global_batch_size=36, micro_batch_size=6),
     ),
-    "gpt": (
-        GPTRecipe(depth=2, context=32, text=str(ROOT / "LICENSE")),
-        dataclasses.replace(GPTRecipe().defaults(), **EVERY, global_batch_size=12, micro_batch_size=2),
-    ),
+    "gpt": (SMALL_GPT, GPT_CONFIG),
+    "muon": (SMALL_GPT, dataclasses.replace(GPT_CONFIG, optimizer="muon", learning_rate=1e-2)),
 }
 
 KILLED = """
@@ -169,7 +169,7 @@ def test_ray_gives_the_loss_of_one_process(workers, references, tmp_path, local_
         assert_same_curve(run, references[case])
 
 
-@pytest.mark.parametrize("case", ["digits", "gpt"])  # toy: tests/test_trouble.py
+@pytest.mark.parametrize("case", ["digits", "gpt", "muon"])  # toy: tests/test_trouble.py
 def test_a_killed_worker_changes_no_bit(case, tmp_path, local_ray):
     recipe, config = CASES[case]
     undisturbed = on_ray(recipe, config, tmp_path, "undisturbed", workers=2)

@@ -181,7 +181,10 @@ def too_many_cores(node: dict[str, Any], found: Any) -> str | None:
     told, cores = node["Resources"].get("CPU", 0), found["cores"]
     if told <= cores:
         return None
-    return f"told Ray of {told:g} CPU cores where there are {cores} (ray start --num-cpus): workers will wait for each other there."
+    return (
+        f"told Ray of {told:g} CPU cores where there are {cores} (ray start --num-cpus): workers will wait for each other "
+        "there."
+    )
 
 
 def by_node(told: Iterable[tuple[dict[str, Any], str | None]], verb: str = "") -> list[str]:

@@ -110,7 +110,7 @@ def scale_worker(job: dict[str, Any]) -> None:
 
 def measured(run: Run, workers: int, cores: float, config: TrainConfig) -> Measured:
     """What a run has measured."""
-    rows = run.rows()
+    rows = [row for row in run.rows() if "loss" in row]
     if not parts_file(run).is_file():
         raise TrainingError(
             f"The workers of {run.folder} have left no measures; they need a folder that all nodes share."

@@ -37,7 +37,7 @@ def one_worker(chosen: dict[str, Any], folder: str) -> None:
         start, _ = run.newest_checkpoint()
         tell_the_end(run, start)
         for report in keep(train(recipe, config, start), run, config.keep, settled=True):
-            if "held_out_loss" in report.metrics:
+            if report.step and "held_out_loss" in report.metrics:
                 tell_tune(to_row(report), run, with_checkpoint=search.asked().options.scheduler == "pbt")
 
 
@@ -59,7 +59,7 @@ def several_workers(chosen: dict[str, Any], folder: str) -> None:
         rows = attempt.follow(lambda: None)
         try:
             for row in rows:
-                if "held_out_loss" in row:
+                if row.get("step") and "held_out_loss" in row:
                     tell_tune(row, run)
         except SystemExit:
             run.stop_file.touch()

@@ -43,11 +43,12 @@ def show_one(run: "Run", png: Path | None, plain: bool) -> None:
     """Print a run's curve, evaluations, configuration and faults."""
     from onehour.show.compare import faults_text, pace_text
     from onehour.show.curve import draw_curve, save_curve
-    from onehour.show.table import configuration_text, evaluations_text
+    from onehour.show.table import configuration_text, evaluations_text, tables_text
 
     rows = run.rows()
     print(draw_curve(rows, shutil.get_terminal_size().columns, colorless=plain))
     print(f"\n{evaluations_text(rows)}\n")
+    print(tables_text(rows[-1], run.facts()), end="")
     print(configuration_text(run.config(), run.newest_checkpoint()[0]))
     print(pace_text(run))
     print(faults_text(run))

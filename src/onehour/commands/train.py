@@ -277,7 +277,7 @@ def train_beside_rank_0(
 def finish(run: "Run", scale: ScaleConfig) -> None:
     """Show what a finished run has brought, and where it is."""
     from onehour.show.curve import save_curve
-    from onehour.show.table import profile_text
+    from onehour.show.table import profile_text, tables_text
     from onehour.show.terminal import in_bytes
     from onehour.training.run import load_trained
 
@@ -286,6 +286,7 @@ def finish(run: "Run", scale: ScaleConfig) -> None:
     curve = save_curve(rows, run.name, run.folder / "curve.png")
     peak = max(row.get("peak_memory", 0) for row in rows)
     print(f"\n{recipe.closing_words(model, run.folder / 'data', rows[-1], run.facts())}\n")
+    print(tables_text(rows[-1], run.facts()), end="")
     print(f"memory     {in_bytes(peak)} at its peak in the worker of rank 0")
     if scale.profile:
         print(profile_text(run.folder / "profile", scale.profile, rows[-1]["step"]))

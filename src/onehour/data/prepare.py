@@ -271,6 +271,13 @@ def read_index(folder: FileSystem) -> Index | None:
     return None
 
 
+def facts_in(folder: Path) -> dict[str, Any]:
+    """What the recipe's prepare returned, in a folder of data or in the folder data of a run."""
+    index = read_index(local(folder))
+    assert index
+    return index.facts
+
+
 def whole_index(folder: FileSystem) -> Index | None:
     """What data.json says, if every file that it names is there at its full length."""
     index = read_index(folder)

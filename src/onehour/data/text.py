@@ -46,10 +46,10 @@ def read_documents(
     that was found alone is taken as it is. Raises InputError if a file cannot be read, or has no such column of text.
     """
     for source in sources:
-        if _is_parquet(source):
+        if is_parquet(source):
             yield from (text for row, text in _read_rows(source, column) if keep(f"{source.name}#{row}"))
         elif keep(source.name):
-            text = _read_file(source)
+            text = read_file(source)
             if source.alone or b"\0" not in text[:8000]:
                 yield text
 
@@ -107,9 +107,9 @@ def cut(sources: Sequence[Source], column: str = "text") -> list[Piece]:
 
 def _groups(source: Source, column: str) -> list[tuple[int, int]]:
     """Documents and bytes of text in each row group of a Parquet file; another file is one document."""
-    if not _is_parquet(source):
+    if not is_parquet(source):
         return [(1, source.size or 0)]
-    with _open_parquet(source) as parquet:
+    with open_parquet(source) as parquet:
         _check_column(parquet, source, column)
         metadata = parquet.metadata
         place = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(column)
@@ -170,28 +170,30 @@ def _rows(tokens: NDArray[Any], context: int) -> NDArray[Any]:
     return sliding_window_view(tokens, context + 1)[::context]
 
 
-def _read_file(source: Source) -> bytes:
+def read_file(source: Source) -> bytes:
+    """The bytes of a file; InputError if it cannot be read."""
     try:
         return bytes(source.filesystem.cat_file(source.path))
     except Exception as error:  # each file system has errors of its own
         raise InputError(f"Cannot read {source.path} ({reason(error)}): name text that can be read.") from error
 
 
-def _is_parquet(source: Source) -> bool:
+def is_parquet(source: Source) -> bool:
+    """Whether a file is one of Parquet, by its name."""
     return source.name.endswith(".parquet")
 
 
 def _document_names(sources: Iterable[Source]) -> Iterator[str]:
     for source in sources:
-        if _is_parquet(source):
-            with _open_parquet(source) as parquet:
+        if is_parquet(source):
+            with open_parquet(source) as parquet:
                 yield from (f"{source.name}#{row}" for row in range(parquet.metadata.num_rows))
         else:
             yield source.name
 
 
 def _read_rows(source: Source, column: str) -> Iterator[tuple[int, bytes]]:
-    with _open_parquet(source) as parquet:
+    with open_parquet(source) as parquet:
         _check_column(parquet, source, column)
         # A row group may be larger than memory should be; a thousand rows at a time are not.
         batches = parquet.iter_batches(batch_size=1024, columns=[column], row_groups=source.groups)
@@ -212,7 +214,8 @@ def _check_column(parquet: pq.ParquetFile, source: Source, column: str) -> None:
 
 
 @contextmanager
-def _open_parquet(source: Source) -> Iterator[pq.ParquetFile]:
+def open_parquet(source: Source) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, open; InputError if it cannot be read."""
     try:
         with source.filesystem.open(source.path, "rb") as file:
             yield pq.ParquetFile(file)

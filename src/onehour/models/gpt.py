@@ -253,8 +253,26 @@ class GPT(nn.Module):
             else:
                 nn.init.normal_(parameter, std=deviation)
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """Integer tokens (B, T) to float32 logits (B, T, V). With a cache, the tokens follow those it holds."""
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, parts: Tensor | None = None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Integer tokens (B, T) to float32 logits (B, T, V). With a cache, the tokens follow those it holds.
+
+        `parts` are as in `read`. `wanted` (B, T), true at N places, asks for the logits of these alone, (N, V): of a large
+        vocabulary, logits take more memory than all else.
+        """
+        x = self.read(tokens, cache, parts)
+        if wanted is not None:
+            x = x[wanted]
+        logits = F.linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
+        return logits.float()
+
+    def read(self, tokens: Tensor, cache: Cache | None = None, parts: Tensor | None = None) -> Tensor:
+        """Integer tokens (B, T) to what the layers make of each, normalized: (B, T, C).
+
+        A row may hold several texts: `parts` (B, T) has a number for each of them, and a token attends to its own alone.
+        Positions go on through the row, as rotary attention sees their differences only.
+        """
         end = tokens.shape[1] + (0 if cache is None else cache.length)
         if end > self.config.context:
             raise InputError(f"The model reads at most {self.config.context} tokens but got {end}: shorten the text.")
@@ -262,15 +280,15 @@ class GPT(nn.Module):
         positions, mask = torch.arange(end, device=tokens.device), None
         if cache is not None:
             positions, mask = cache.places(tokens.shape[1])
+        elif parts is not None:
+            mask = (parts[:, None, :, None] == parts[:, None, None, :]).tril()
         rotary = rotary_tables(positions, self.config)
         x = self.embed_tokens(tokens)
         for i, layer in enumerate(self.layers):
             x = layer(x, rotary, mask, i, cache)
         if cache is not None:
             cache.length = end
-        x = self.norm(x)
-        logits = F.linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
-        return logits.float()
+        return self.norm(x)  # type: ignore[no-any-return]
 
 
 def huggingface_name(name: str) -> str:

@@ -52,7 +52,7 @@ def results(run: Run) -> dict[str, str]:
 def pace(run: Run) -> tuple[str, str, str]:
     """What a run counts, such as tokens; how many of them a second, in the median report; its peak memory."""
     unit, size = run.recipe().unit()
-    speed = statistics.median(row["samples_per_second"] for row in run.rows()) * size
+    speed = statistics.median(row["samples_per_second"] for row in run.rows() if "loss" in row) * size
     memory = max((row["peak_memory"] for row in run.rows() if "peak_memory" in row), default=None)
     return unit, f"{speed:,.0f}", "-" if memory is None else in_bytes(memory)
 

@@ -21,10 +21,22 @@ def evaluations_text(rows: list[dict[str, Any]]) -> str:
     best = min(evaluated, key=lambda row: float(row["held_out_loss"]))
     lines = [["step", "training loss", *(f"held-out {words(name)}" for name in names), ""]]
     for row in evaluated[-NUM_SHOWN:]:
-        values = [f"{row[name]:.4f}" for name in ("loss", *names)]
+        values = [f"{row[name]:.4f}" if name in row else "-" for name in ("loss", *names)]
         lines.append([f"{row['step']:,}", *values, "lowest" if row is best and len(evaluated) > 1 else ""])
     earlier = len(evaluated) - NUM_SHOWN
     return align(lines) + (f"\n{earlier:,} earlier evaluations are in metrics.jsonl" if earlier > 0 else "")
+
+
+def tables_text(row: dict[str, Any], facts: dict[str, Any]) -> str:
+    """The confusion matrix of an evaluation, if it has one: a line for each label that samples have."""
+    if "confusion" not in row:
+        return ""
+    names = [label[:16] for label in facts["labels"]]
+    lines = [
+        ["", *names],
+        *([name, *(f"{n:,}" for n in line)] for name, line in zip(names, row["confusion"], strict=True)),
+    ]
+    return f"how many of each line's label were given each column's\n{align(lines)}\n\n"
 
 
 def operations_text(operations: list[dict[str, Any]]) -> str:

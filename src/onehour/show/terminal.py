@@ -28,7 +28,8 @@ def plan_text(plan: Plan, recipe: Recipe, config: TrainConfig, place: str, folde
     units = f" of {size:,} {unit}" if size > 1 else ""
     memory = plan.memory
     lines = {
-        "model": f"{memory.num_parameters:,} parameters",
+        "model": f"{memory.num_parameters:,} parameters"
+        + (f", {memory.num_trained:,} of them trained" if memory.num_trained < memory.num_parameters else ""),
         "data": f"{plan.about}: {plan.num_train:,} samples{units} to train on, {plan.num_held_out:,} held out",
         "batch": f"{config.global_batch_size:,} samples = {count(plan.workers, 'worker')} x {plan.micro_batch_size:,}"
         f" x {plan.accumulation} accumulated",
@@ -124,8 +125,10 @@ class Progress:
 
     def line(self, row: dict[str, Any]) -> str:
         """Step, loss and speed."""
-        speed = row["samples_per_second"] * self.size
         done = f"{row['step']:,}".rjust(len(f"{row['num_steps']:,}"))
+        if "loss" not in row:  # before the first step
+            return f"step {done}/{row['num_steps']:,}"
+        speed = row["samples_per_second"] * self.size
         return f"step {done}/{row['num_steps']:,}  loss {row['loss']:.4f}  {speed:,.0f} {self.unit}/s"
 
     def leave(self, line: str) -> None:

@@ -1,6 +1,6 @@
 """A checkpoint is a folder of safetensors and JSON: everything that the next step depends on, and nothing else.
 
-    model.safetensors       weights, under the names of the plain module
+    model.safetensors       weights that are trained, under the names of the plain module
     optimizer.safetensors   its moments, as "<parameter>/<key>"
     random.safetensors      the random generators of each worker, as "<rank>/<device>"
     checkpoint.json         step, samples, held-out losses, recipe, config, data, versions
@@ -127,9 +127,10 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; of tied ones the first name only."""
+    """Parameters that are trained, and buffers, by name; of tied ones the first name only."""
     names: dict[int, str] = {}
-    tensors = model.state_dict(keep_vars=True)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    tensors = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name not in frozen}
     return {name: tensor for name, tensor in tensors.items() if names.setdefault(id(tensor), name) == name}
 
 

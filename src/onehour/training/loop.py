@@ -57,8 +57,9 @@ class Report:
     num_steps: int
     samples: int
     """Samples trained so far."""
-    metrics: dict[str, float]
-    """loss and gradient_norm (means since the last report), learning_rate, samples_per_second; held_out_... if evaluated"""
+    metrics: dict[str, Any]
+    """loss and gradient_norm (means since the last report), learning_rate, samples_per_second; held_out_... if evaluated,
+    and tables of the evaluation. Before the first step (config.evaluate_first) these alone."""
     checkpoint: State | None = None
     """The state to save, when a checkpoint is due. Save or copy it before asking for the next report."""
     interrupted: bool = False
@@ -91,7 +92,7 @@ def train(
     num_steps = count_steps(config, len(data.train))
 
     torch.manual_seed(config.seed)
-    model = recipe.build_model().to(worker.device)
+    model = recipe.begin(data.folder).to(worker.device)
     if config.compile:
         compile_layers(model, worker.device)
     wrapped = parallelize(model, config.strategy, worker, config.precision, config.offload)
@@ -109,6 +110,11 @@ def train(
     batches = order.steps(first, num_steps, config.num_loader_processes, pin_memory=worker.device.type == "cuda")
     save_steps, save_seconds = checkpoint_times(config)
     record = Record(config, read_facts(start) if start else None, len(data.train), worker)
+
+    if first == 0 and config.evaluate_first:
+        before = evaluate(recipe, model, data, config, worker)
+        held_out_losses.append(before["loss"])
+        yield Report(0, num_steps, 0, held_out_metrics(before))
 
     recent: list[Tensor] = []
     clock = Clock(stop, save_seconds, first, worker)
@@ -129,7 +135,7 @@ def train(
         if evaluating:
             held_out = evaluate(recipe, model, data, config, worker)
             held_out_losses.append(held_out["loss"])
-            metrics |= {f"held_out_{name}": value for name, value in held_out.items()}
+            metrics |= held_out_metrics(held_out)
             metrics["peak_memory"] = peak_memory(worker.device)
         stopping = evaluating and should_stop(held_out_losses, config.patience)
         checkpoint = None
@@ -146,6 +152,11 @@ def train(
             return
         recent.clear()
         began = time.perf_counter()  # evaluating, saving and telling are not training
+
+
+def held_out_metrics(evaluated: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of an evaluation as a report has them: numbers as held_out_..., tables under their own names."""
+    return {name if isinstance(value, list) else f"held_out_{name}": value for name, value in evaluated.items()}
 
 
 def settle_buckets(recipe: Recipe, model: nn.Module, batch: Batch, worker: Worker) -> None:

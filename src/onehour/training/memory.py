@@ -18,6 +18,8 @@ class Memory:
     """Bytes of one worker."""
 
     num_parameters: int
+    num_trained: int
+    """Parameters that are not frozen."""
     weights: int
     gradients: int
     optimizer: int
@@ -42,13 +44,16 @@ def estimate_memory(recipe: Recipe, model: nn.Module, config: TrainConfig, rows:
     """
     with autocast(torch.device("cpu"), config.precision):
         activations = kept_for_backward(recipe, model, rows[[0]]) * micro_batch_size
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = sum(p.numel() * p.element_size() for p in trained)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    num_parameters = sum(p.numel() for p in model.parameters())
-    return Memory(num_parameters, weights, weights, moments_of(model, config, weights), activations)
+    num_parameters, num_trained = sum(p.numel() for p in model.parameters()), sum(p.numel() for p in trained)
+    optimizer = moments_of(model, config, gradients)
+    return Memory(num_parameters, num_trained, weights, gradients, optimizer, activations)
 
 
 def moments_of(model: nn.Module, config: TrainConfig, weights: int) -> int:
-    """Bytes that the optimizer keeps beside the `weights` bytes of the model."""
+    """Bytes that the optimizer keeps beside `weights` bytes that are trained."""
     if config.optimizer == "muon":  # one moment of the layers' matrices, two of the rest
         return 2 * weights - sum(p.numel() * p.element_size() for p in layer_matrices(model))
     return weights * (2 if config.optimizer == "adamw" else bool(config.momentum))

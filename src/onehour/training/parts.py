@@ -50,7 +50,7 @@ def measure_parts(recipe: Recipe, config: TrainConfig, data: Data, num_steps: in
     worker = this_worker(config)
     accumulated = num_micro_batches(config, worker.world_size)
     torch.manual_seed(config.seed)
-    model = recipe.build_model().to(worker.device)
+    model = recipe.begin(data.folder).to(worker.device)
     optimizer = build_optimizer(model, config)
     order = MicroBatches(
         recipe, data.train, config.seed, config.global_batch_size, worker.rank, worker.world_size, accumulated

@@ -41,7 +41,7 @@ def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, sta
     accumulation = num_micro_batches(config, workers)
     micro_batch_size = config.global_batch_size // workers // accumulation
     num_steps = count_steps(config, len(data.train))
-    model = recipe.build_model()
+    model = recipe.begin(data.folder)
     build_optimizer(model, config)
     if config.reproducible:
         check_statistics(model)
@@ -59,7 +59,7 @@ def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, sta
         num_held_out=len(data.held_out),
         about=data.facts.get("about", recipe.name()),
         memory=memory.shared_by(workers) if config.strategy == "fsdp" else memory,
-        checkpoint_bytes=memory.weights + memory.optimizer,
+        checkpoint_bytes=memory.gradients + memory.optimizer,  # weights that are not trained have neither
     )
 
 

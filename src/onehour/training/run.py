@@ -2,7 +2,7 @@
 
 runs/gpt-1/
     config.json      recipe, configuration, versions
-    data/            what the recipe prepared beside the samples: data.json, a tokenizer
+    data/            what the recipe prepared beside the samples: data.json, a tokenizer, weights to begin with
     metrics.jsonl    every report, a line each; a resumed run appends
     warnings.jsonl   faults, and whatever else was told beside the training, a line each
     audit.jsonl      with --audit: which samples were trained
@@ -15,6 +15,7 @@ runs/gpt-1/
 
 import difflib
 import json
+import os
 import re
 import shutil
 import time
@@ -32,6 +33,7 @@ from onehour import __version__
 from onehour.config import ScaleConfig, TrainConfig
 from onehour.data.prepare import Data
 from onehour.errors import InputError
+from onehour.models.lora import merge_lora
 from onehour.recipe import Recipe, recipe_from, short_traceback
 from onehour.training.checkpoint import load_model, read_facts
 from onehour.training.locked import locked
@@ -119,7 +121,8 @@ class Run:
             "versions": {"onehour": __version__} | {name: version(name) for name in ("torch", "ray")},
         }
         (self.folder / "config.json").write_text(json.dumps(content, indent=2, default=str))
-        shutil.copytree(data.folder, self.folder / "data", ignore=shutil.ignore_patterns("*.arrow"), dirs_exist_ok=True)
+        samples = shutil.ignore_patterns("*.arrow")
+        shutil.copytree(data.folder, self.folder / "data", ignore=samples, copy_function=link, dirs_exist_ok=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """The reports by step, each a dict. Of a step that was done again after a fault, the last report counts."""
@@ -191,6 +194,15 @@ class Run:
         """Write failure.json, unless another worker was first (what follows is mostly its consequence) or the disk is full."""
         with suppress(OSError), self.failure_file.open("x") as file:
             json.dump(failure, file)
+
+
+def link(file: str, new: str) -> None:
+    """Give a file a second name, which takes no room, or copy it where that cannot be: weights are large."""
+    Path(new).unlink(missing_ok=True)
+    try:
+        os.link(file, new)
+    except OSError:
+        shutil.copy(file, new)
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
@@ -282,9 +294,10 @@ def load_trained(run: Run, checkpoint: Path | None = None) -> tuple[Recipe, nn.M
     """
     checkpoint = checkpoint or good_checkpoint(run)
     recipe = run.recipe()
-    model = recipe.build_model().eval()
+    model = recipe.begin(run.folder / "data")
     load_model(model, checkpoint)
-    return recipe, model
+    merge_lora(model)
+    return recipe, model.eval()
 
 
 def good_checkpoint(run: Run) -> Path:
