@@ -1,7 +1,8 @@
 """Tokens per second, onehour's generation beside that of transformers: the same weights, float32, the same threads.
 
-    python bench/generate.py                       a model with random weights of the size of SmolLM2-135M
-    python bench/generate.py pretrained/smollm2    the real one, which make pretrained fetches
+    python bench/generate.py              the model in pretrained/smollm2, which make pretrained fetches; without it,
+                                          one of its size with random weights
+    python bench/generate.py some/folder  another one
 
 Rounds alternate between the two; medians, by the clock and, since other work may share the processor, by the processor's
 time. The tokens have to be equal.
@@ -26,12 +27,13 @@ from onehour.models.huggingface import write_folder
 from onehour.models.pretrained import open_pretrained
 from onehour.models.sampling import generate
 
+FETCHED = Path(__file__).parents[1] / "pretrained" / "smollm2"
 SIZE = dict(num_layers=30, width=576, num_heads=9, num_kv_heads=3, hidden_width=1536)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("model", nargs="?", type=Path, default=FETCHED if FETCHED.is_dir() else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--num-tokens", type=int, default=64)
     parser.add_argument("--num-prompt", type=int, default=32)
@@ -41,7 +43,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder) / "model", model, Bytes().json(), Chat())
         twin = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=torch.float32).eval()
-    print(f"{options.model or 'random weights'}, {torch.get_num_threads()} threads, {options.num_tokens} new tokens")
+    print(
+        f"{options.model.name if options.model else 'random weights'}, {torch.get_num_threads()} threads, {options.num_tokens} new tokens"
+    )
     for batch_size in (1, 8):
         random = torch.Generator().manual_seed(0)
         prompt = torch.randint(1000, 2000, (batch_size, options.num_prompt), generator=random)
@@ -66,11 +70,14 @@ def compare(model: GPT, twin: torch.nn.Module, prompt: Tensor, num_tokens: int, 
         len(prompt) * num_tokens / statistics.median(clock for clock, _ in column)
         for column in zip(*times, strict=True)
     ]
+    what = f"batch {len(prompt)}"
     print(
-        f"batch {len(prompt)}   onehour {speeds[0]:.1f} tokens/s   transformers {speeds[1]:.1f} tokens/s   ratio "
-        f"{spread([them[0] / us[0] for us, them in times])}, of the processor's time "
-        f"{spread([them[1] / us[1] for us, them in times])}   the same tokens: {'yes' if equal else 'no'}"
+        f"tokens/s, {what}, onehour / transformers: {spread([them[0] / us[0] for us, them in times])}, "
+        f"{speeds[0]:.1f} / {speeds[1]:.1f}",
+        flush=True,
     )
+    print(f"processor time for them, {what}, transformers / onehour: {spread([them[1] / us[1] for us, them in times])}")
+    print(f"the same tokens of both, {what}: {'yes' if equal else 'no'}", flush=True)
 
 
 def spread(ratios: list[float]) -> str:

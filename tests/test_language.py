@@ -94,6 +94,16 @@ def test_a_conversation_is_remembered_until_a_new_one(run, monkeypatch):
     assert run("chat model --system S --num-tokens 3 --temperature 0", "hi").out == seen[1][2]["content"] + "\n"
 
 
+def test_a_file_of_questions_is_answered_as_each_in_a_conversation(run, place):
+    (place / "questions.txt").write_text("to be\nor\nnot to be")
+    lines = run("generate model --prompts questions.txt --chat --num-tokens 9 --temperature 0").out.splitlines()
+    for line in map(json.loads, lines):
+        assert run("chat model --num-tokens 9 --temperature 0", line["prompt"]).out == f"{line['text']}\n"
+    assert run("predict model --input in --column ask --output asked --chat --num-tokens 9").code == 0
+    first = pq.read_table(place / "asked").slice(0, 1).to_pylist()[0]
+    assert run("chat model --num-tokens 9 --temperature 0", first["ask"]).out == f"{first['continuation']}\n"
+
+
 def test_a_conversation_that_is_too_long_goes_on(run):
     result = run("chat model --num-tokens 3", f"{'x' * 70}\nhi\n")
     assert result.err == "The conversation has 75 tokens, and the model reads 64. Begin a new conversation by /new.\n"
@@ -125,6 +135,8 @@ MISTAKES = {
     "generate in": "in should hold a config.json or one GGUF file, and has neither; name the file.",
     "generate modl": "There is no run modl in",
     "generate model --prompt " + "x" * 65: "has 65 tokens, and the model reads 64 at most: shorten it.",
+    "generate model --chat": "--chat is for a file of --prompts; to ask by hand: onehour chat model",
+    "generate bytes --prompts text.txt --chat": "The model has no chat template: it continues texts",
     "generate model --prompts nowhere.txt": "The prompts nowhere.txt cannot be read (No such file or directory)",
     "generate model --prompts /dev/null": "The file /dev/null has no prompts; write one on each line.",
     "generate model --prompts x --batch-size 0": "batch_size is 0; it must be at least 1",

@@ -38,6 +38,8 @@ class GenerateConfig:
     """Text file with a prompt on each line, in place of one prompt; each becomes a line of JSON."""
     batch_size: int = 8
     """Prompts of the file that are continued at once."""
+    chat: bool = False
+    """Ask what the file has, each line in a conversation of its own, by the model's chat template."""
     num_tokens: int = 500
     """Tokens to add."""
     temperature: float = 0.8
@@ -130,6 +132,8 @@ class PredictConfig:
     """Of a language model: draw among the k likeliest tokens; None among all."""
     batch_size: int = 8
     """Of a language model: prompts that are continued at once."""
+    chat: bool = False
+    """Of a language model: ask each prompt, in a conversation of its own, by the model's chat template."""
     seed: int = 1
     """Of a language model: decides what is drawn."""
     runs: Path = Path("runs")

@@ -22,6 +22,8 @@ def generate(arguments: Sequence[str]) -> None:
     """onehour generate RUN|PATH [options]: continue a prompt, streaming, or a file of prompts in batches."""
     name, options = run_and_options(GenerateConfig, arguments, "generate")
     found = run_or_path(options.runs, name)
+    if options.chat and not options.prompts:
+        raise InputError(f"--chat is for a file of --prompts; to ask by hand: onehour chat {name}")
     if options.prompts:
         generate_all(found, options)
         return
@@ -53,11 +55,11 @@ def generate_all(found: "Run | Path", options: GenerateConfig) -> None:
     prompts = read_prompts(options.prompts)  # type: ignore[arg-type]
     language = open_language(found)
     for prompt in prompts:
-        language.tokens_of(prompt)  # says at once which one is too long
+        language.tokens_of(prompt, options.chat)  # says at once which one is too long
     choice = Choice(options.num_tokens, options.temperature, options.top_k, options.seed)
     left = iter(prompts)
     while batch := list(islice(left, options.batch_size)):
-        for prompt, text in zip(batch, language.write_all(batch, choice), strict=True):
+        for prompt, text in zip(batch, language.write_all(batch, choice, options.chat), strict=True):
             print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False), flush=True)
 
 

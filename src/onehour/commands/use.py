@@ -69,9 +69,8 @@ def job_of(found: "Run | Path", options: PredictConfig) -> "Job":
     first = read_rows(inputs, 0, 1)
     recipe = found.recipe() if isinstance(found, Run) else None
     choice = Choice(options.num_tokens, options.temperature, options.top_k, options.seed)
-    how = (
-        None if recipe and recipe.next_command() == "predict" else Continue(options.column, options.batch_size, choice)
-    )
+    prompts = Continue(options.column, options.batch_size, choice, options.chat)
+    how = None if recipe and recipe.next_command() == "predict" else prompts
     wanted = None
     if how:
         prompts_of(first, how.column, inputs[0].path)

@@ -79,13 +79,13 @@ class Language:
         until_stop = takewhile(lambda token: token not in self.chat.stops, following)
         return self.tokenizer.decode(until_stop)  # type: ignore[arg-type]
 
-    def write_all(self, prompts: Sequence[str], choice: Choice) -> list[str]:
-        """Continue several prompts at once. At temperature 0 each becomes what `write` makes of it.
+    def write_all(self, prompts: Sequence[str], choice: Choice, asked: bool = False) -> list[str]:
+        """Continue several prompts at once, or answer them. At temperature 0 each becomes what it becomes alone.
 
         Raises:
-            InputError: a prompt is longer than the model's context.
+            InputError: a prompt is longer than the model's context, or is asked, and the model does not converse.
         """
-        tokens, padding = side_by_side([self.tokens_of(prompt) for prompt in prompts])
+        tokens, padding = side_by_side([self.tokens_of(prompt, asked) for prompt in prompts])
         rows: list[list[int]] = [[] for _ in prompts]
         going = set(range(len(prompts)))
         for token in self.following(tokens, choice, padding):
@@ -96,9 +96,10 @@ class Language:
                 break
         return ["".join(self.tokenizer.decode(row)) for row in rows]
 
-    def tokens_of(self, prompt: str) -> list[int]:
-        """The tokens of a prompt; of an empty one, the token with which a text begins."""
-        tokens: list[int] = self.tokenizer.encode(prompt.encode()).tolist()
+    def tokens_of(self, prompt: str, asked: bool = False) -> list[int]:
+        """The tokens of a prompt, or of a conversation in which it is `asked`; of nothing, that with which a text begins."""
+        text = self.chat.render([{"role": "user", "content": prompt}], answer_next=True) if asked else prompt
+        tokens: list[int] = self.tokenizer.encode(text.encode(), around=not asked).tolist()
         if len(tokens) > self.model.config.context:
             beginning = prompt if len(prompt) < 20 else prompt[:20] + "..."
             raise InputError(

@@ -51,6 +51,8 @@ class Continue:
     column: str
     batch_size: int
     choice: Choice
+    asked: bool
+    """By the chat template, each in a conversation of its own."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Job:
         assert isinstance(model, Language)
         prompts, size = prompts_of(table, self.how.column, self.inputs[0].path), self.how.batch_size
         batches = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-        texts = [text for batch in batches for text in model.write_all(batch, self.how.choice)]
+        texts = [text for batch in batches for text in model.write_all(batch, self.how.choice, self.how.asked)]
         return table.append_column(CONTINUATION, pa.array(texts, pa.string()))
 
     def begin(self) -> None:
