@@ -60,7 +60,7 @@ class FineTune(Recipe):
     def defaults(self) -> TrainConfig:
         # For ten minutes on two CPU cores, a model of 135 million parameters and the docstrings.
         return TrainConfig(
-            num_steps=48, global_batch_size=4, micro_batch_size=2, learning_rate=1e-3 if self.lora_rank else 5e-5,
+            num_steps=48, global_batch_size=4, micro_batch_size=1, learning_rate=1e-3 if self.lora_rank else 5e-5,
             schedule="linear", warmup_steps=4, beta2=0.99, evaluate_every=24, evaluate_first=True, log_every=4,
         )  # fmt: skip
 
