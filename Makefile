@@ -51,6 +51,7 @@ bench: .venv/dev
 	$(BIN)/python bench/prepare.py
 	$(BIN)/python bench/search.py
 	$(BIN)/python bench/reproducible.py
+	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/nanogpt.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python bench/chaos.py --faults 14
 
