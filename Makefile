@@ -44,16 +44,7 @@ notebooks: .venv/dev
 	@for notebook in $(NOTEBOOKS); do echo $$notebook; OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(EXECUTE) $$notebook || exit 1; done
 
 bench: .venv/dev
-	$(BIN)/python bench/data.py
-	$(BIN)/python bench/parity.py
-	$(BIN)/python bench/launch.py
-	$(BIN)/python bench/checkpoint.py --depth 2 --rounds 4
-	$(BIN)/python bench/prepare.py
-	$(BIN)/python bench/search.py
-	$(BIN)/python bench/reproducible.py
-	$(BIN)/python bench/memory.py
-	$(BIN)/python bench/nanogpt.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
-	$(BIN)/python bench/chaos.py --faults 14
+	$(BIN)/python bench/suite.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
 .venv/run: pyproject.toml requirements.lock
 	@echo "Setting up .venv: about a minute, and some 500 MB to download (3 GB where torch brings CUDA) ..."

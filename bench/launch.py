@@ -25,15 +25,16 @@ def main() -> None:
         for i in range(rounds):
             for kind, run in zip(runs, (on_ray, under_torchrun, naive), strict=True):
                 runs[kind].append(run(folder, f"{kind.replace(' ', '-')}-{i}"))
-    for what in ("first_step", "after_last_step"):
-        print(what.replace("_", " "))
-        seconds = {kind: [getattr(run, what) for run in timed_runs] for kind, timed_runs in runs.items()}
-        ray, torchrun, trainer = seconds.values()
-        for kind, each in seconds.items():
-            print(f"  {kind}: {statistics.median(each):.1f} s")
-        print(f"  Ray / torchrun: {ratio(ray, torchrun)}")
+    for what, name in (("first_step", "shell to first step"), ("after_last_step", "last step to prompt")):
+        ray, torchrun, trainer = ([getattr(run, what) for run in timed_runs] for timed_runs in runs.values())
+        print(f"{name}, onehour on Ray / under torchrun: {ratio(ray, torchrun)}; {medians(ray, torchrun)}")
         more = [[a - b for a, b in zip(each, torchrun, strict=True)] for each in (ray, trainer)]
-        print(f"  what comes on top of torchrun, onehour / naive: {ratio(*more)}", flush=True)
+        print(f"{name}, what Ray adds to torchrun, onehour / a plain TorchTrainer: {ratio(*more)}; {medians(*more)}")
+
+
+def medians(ours: list[float], theirs: list[float]) -> str:
+    """Both medians in seconds."""
+    return f"{statistics.median(ours):.1f} s / {statistics.median(theirs):.1f} s"
 
 
 def on_ray(folder: Path, name: str) -> Timed:

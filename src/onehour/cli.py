@@ -30,6 +30,7 @@ usage: onehour COMMAND ...
   prepare RECIPE    prepare a recipe's data ahead of a training, by one process or many
   generate RUN      continue a prompt, or a file of them, with a language model: a run's, or a pretrained one by its path
   chat RUN          talk to one
+  compare RUN ...   language models on the same prompts, or on multiple-choice questions
   export RUN        write one as Hugging Face's transformers opens it
   predict RUN       predict the held-out samples, or those of an Arrow or Parquet file
   show RUN ...      the losses and the configuration of a run, or several runs compared; also as a page, --html
@@ -56,6 +57,7 @@ COMMANDS = {  # command -> its module in commands/
     "prepare": "prepare",
     "generate": "language",
     "chat": "language",
+    "compare": "compare",
     "export": "language",
     "predict": "use",
     "show": "look",

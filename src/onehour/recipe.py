@@ -26,6 +26,7 @@ from onehour.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import pyarrow as pa
     from torch import Tensor, nn
 
     from onehour.data.arrow import Columns
@@ -129,6 +130,13 @@ class Recipe(ABC):
     def predict(self, model: "nn.Module", batch: "Batch") -> "dict[str, Tensor]":
         """Columns of predictions for a batch, each (B, ...), for `onehour predict`."""
         raise InputError(f"The recipe {self.name()} has no predict; try: onehour {self.next_command()} RUN.")
+
+    def read(self, table: "pa.Table", folder: Path) -> "Columns | None":
+        """What `predict` reads of a table that holds something else than numbers, such as texts; `folder` as in `begin`.
+
+        None: the table has the columns of the recipe's own data.
+        """
+        return None
 
     def generate(
         self, model: "nn.Module", folder: Path, prompt: str, *, num_tokens: int, temperature: float,

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -48,14 +49,14 @@ def test_a_file_is_read_as_the_types_of_the_recipe(tmp_path, name):
         pq.write_table(
             pa.table({"features": TRAIN["features"].tolist(), "label": TRAIN["label"].astype(np.uint8)}), path
         )
-    batch = read_input(Toy(), path)[range(5)]
+    batch = read_input(Toy(), path, Path())[range(5)]
     assert (batch["features"].dtype, batch["label"].dtype) == (torch.float32, torch.int64)
     np.testing.assert_array_equal(batch["features"], TRAIN["features"])
     np.testing.assert_array_equal(batch["label"], TRAIN["label"])
 
 
 def test_without_a_file_the_held_out_samples():
-    rows = read_input(Toy(), None)
+    rows = read_input(Toy(), None, Path())
     assert isinstance(rows, Rows)
     assert len(rows) == 2
 
@@ -101,7 +102,7 @@ def test_files_that_cannot_be_predicted(tmp_path):
             read_table(tmp_path / name)
     pq.write_table(pa.table({"features": pa.array([], pa.list_(pa.float32()))}), tmp_path / "empty.parquet")
     with pytest.raises(InputError, match="no rows"):
-        read_input(Toy(), tmp_path / "empty.parquet")
+        read_input(Toy(), tmp_path / "empty.parquet", Path())
 
 
 def test_all_rows_come_in_order_and_labels_beside_them(model):

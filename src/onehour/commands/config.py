@@ -77,6 +77,28 @@ class ChatConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """On what language models are compared."""
+
+    prompts: Path | None = None
+    """File with a prompt on each line; or .jsonl, whose lines have prompt, or question, choices and answer."""
+    num_tokens: int = 60
+    """Tokens of each sample, at most."""
+    temperature: float = 0.0
+    """0 takes the likeliest token each time; higher is more varied."""
+    top_k: int | None = 40
+    """Draw among the k likeliest tokens; None among all."""
+    seed: int = 1
+    """Decides what is drawn."""
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+
+    def __post_init__(self) -> None:
+        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k")
+        check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature")
+
+
+@dataclass(frozen=True)
 class ExportConfig:
     """Where the model is written."""
 

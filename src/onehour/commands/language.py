@@ -145,7 +145,8 @@ def run_or_path(runs: Path, name: str) -> "Run | Path":
     from onehour.training.run import open_run
 
     path = Path(name)
-    is_run = (runs / name).exists() or (path / "search.json").exists() or "recipe" in read_json(path / "config.json")
+    in_runs = not path.is_absolute() and (runs / name).exists()  # an absolute path is itself, whatever stands before it
+    is_run = in_runs or (path / "search.json").exists() or "recipe" in read_json(path / "config.json")
     return path if path.exists() and not is_run else open_run(runs, name)
 
 

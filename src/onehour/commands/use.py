@@ -39,8 +39,8 @@ def predict_table(run: "Run", options: PredictConfig) -> None:
 
     recipe, model = load_trained(run)
     check(recipe, options.output)
-    rows = read_input(recipe, options.input)
-    predicted = predict_rows(recipe, model, rows)
+    rows = read_input(recipe, options.input, run.folder / "data")
+    predicted = predict_rows(recipe, model, rows, run.facts().get("labels"))
     if options.output:
         write_predictions(predicted, options.output)
         print(f"{len(rows):,} predictions in {options.output}")
@@ -57,7 +57,7 @@ def job_of(found: "Run | Path", options: PredictConfig) -> "Job":
     from onehour.data.prepare import prepare
     from onehour.models.language import Choice
     from onehour.show.folder import Continue, Job, find_inputs, prompts_of, read_rows
-    from onehour.show.predictions import check, to_columns
+    from onehour.show.predictions import check, own_columns, to_columns
     from onehour.training.run import Run, good_checkpoint
 
     if options.input is None:
@@ -76,10 +76,11 @@ def job_of(found: "Run | Path", options: PredictConfig) -> "Job":
     if how:
         prompts_of(first, how.column, inputs[0].path)
     else:
-        assert recipe is not None
+        assert recipe is not None and isinstance(found, Run)
         check(recipe, None)
-        wanted = prepare(recipe).held_out[[0]]
-        to_columns(first, wanted, inputs[0].path)
+        if own_columns(recipe, first, found.folder / "data") is None:
+            wanted = prepare(recipe).held_out[[0]]
+            to_columns(first, wanted, inputs[0].path)
     if isinstance(found, Run):
         return Job(folder, inputs, good_checkpoint(found), found.folder, how, wanted)
     return Job(folder, inputs, found.absolute(), None, how, wanted)

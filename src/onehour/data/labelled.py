@@ -57,13 +57,15 @@ def table_rows(source: Source) -> Iterator[tuple[int, Any]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{source.path} is not UTF-8 text ({error}); save it as UTF-8.") from error
     reader = csv.DictReader(lines, delimiter="\t" if source.name.endswith(".tsv") else ",", strict=True)
+    read = 1  # lines, of which a row may have several
     try:
         for row in reader:
             if None in row or None in row.values():  # too many fields, or too few
                 raise csv.Error(f"it has not {len(reader.fieldnames or ())} fields, as the header has")
-            yield reader.line_num, row
+            yield read + 1, row
+            read = reader.line_num
     except csv.Error as error:
-        raise InputError(f"{source.path}, line {reader.line_num}: {error}; mend it or take it out.") from error
+        raise InputError(f"{source.path}, line {read + 1}: {error}; mend it or take it out.") from error
 
 
 def functions_by_package(sources: Sequence[Source]) -> list[Labelled]:

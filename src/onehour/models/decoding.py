@@ -6,7 +6,7 @@ the rows of a wide matrix are columns, so that it is read from beginning to end;
 numbers are the same but for the order of additions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -23,21 +23,21 @@ class Decoder:
 
     def __init__(self, model: GPT, batch_size: int) -> None:
         self.model, self.config = model, model.config
-        self.layers = [Step(layer, batch_size) for layer in model.layers]  # type: ignore[arg-type]
+        self.layers = [Step(layer, batch_size) for layer in model.layers]  # type: ignore[arg-type]  # for one token each
         self.logits = product(model.embed_tokens if model.lm_head is None else model.lm_head, batch_size=batch_size)
 
     def __call__(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Integer tokens (B, T) that follow those in the cache, to the logits (B, 1, V) of the token after the last."""
-        if tokens.shape[1] > 1:
-            last: Tensor = self.model(tokens, cache)[:, -1:]
-            return last
-        positions, mask = cache.places(1)
+        num_tokens = tokens.shape[1]
+        positions, mask = cache.places(num_tokens)
         rotary = rotary_tables(positions, self.config)
-        x = self.model.embed_tokens(tokens[:, 0])
-        for i, layer in enumerate(self.layers):
+        x = self.model.embed_tokens(tokens if num_tokens > 1 else tokens[:, 0])
+        layers: Iterable[Any] = self.model.layers if num_tokens > 1 else self.layers
+        for i, layer in enumerate(layers):
             x = layer(x, rotary, mask, i, cache)
-        cache.length += 1
-        return self.logits(self.model.norm(x))[:, None]
+        cache.length += num_tokens
+        last = x[:, -1] if num_tokens > 1 else x
+        return self.logits(self.model.norm(last))[:, None]
 
 
 class Step:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -165,6 +166,11 @@ class Classify(Recipe):
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         probabilities = torch.softmax(self.logits(model, batch), dim=1)
         return {"prediction": probabilities.argmax(dim=1), "probability": probabilities.amax(dim=1)}
+
+    def read(self, table: pa.Table, folder: Path) -> Columns:
+        if self.text_column not in table.column_names:
+            raise InputError(f"The input has the columns {', '.join(table.column_names)}, and no {self.text_column}.")
+        return self.texts([str(text or " ") for text in table[self.text_column].to_pylist()], folder)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Of each text, (B, number of labels)."""

@@ -104,7 +104,7 @@ class FineTune(Recipe):
             write_rows(folder / f"{name}.arrow", columns_of(rows, self.context))
             facts[name] = told(fitting, num_cut, num_left_out)
         return {
-            "about": f"{self.what()}, {facts['train']} to train on, {facts['held_out']} held out",
+            "about": f"{self.what()}, {facts['train']} and {facts['held_out']} held out",
             "sample": held_out[0].messages,
         }
 
@@ -165,6 +165,9 @@ class FineTune(Recipe):
         messages = [{"role": "user", "content": prompt}]
         yield from Language.of_folder(model, folder).answer(messages, Choice(num_tokens, temperature, top_k, seed))
 
+    def next_command(self) -> str:
+        return "chat"
+
     def closing_words(self, model: nn.Module, folder: Path, metrics: dict[str, float], facts: dict[str, Any]) -> str:
         messages = facts["sample"]
         place = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
@@ -185,7 +188,7 @@ def told(conversations: list[Encoded], num_cut: int, num_left_out: int) -> str:
     """How many conversations there are, in words."""
     more = f" ({num_cut:,} cut)" if num_cut else ""
     more += f" ({num_left_out:,} left out, whose answers begin too late)" if num_left_out else ""
-    return f"{len(conversations):,} conversations{more}"
+    return f"{len(conversations):,} conversation{'s'[: len(conversations) > 1]}{more}"
 
 
 def module_of(conversation: Conversation) -> str:

@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from onehour.data.prepare import facts_in
 from onehour.data.shards import FileSum
 from onehour.errors import InputError
 from onehour.models.gpt import GPT
 from onehour.models.language import Choice, Language
 from onehour.recipe import Batch, Recipe
-from onehour.show.predictions import predict_rows, to_columns
+from onehour.show.predictions import own_columns, predict_rows, to_columns
 from onehour.training.run import Run, load_trained
 
 WORK = "_work"  # readers of tables pass over names that begin so
@@ -103,7 +104,10 @@ class Job:
         recipe, model = opened(self.model, self.run, self.how is not None)
         if self.how is None:
             assert isinstance(recipe, Recipe) and isinstance(model, nn.Module)
-            return predict_rows(recipe, model, to_columns(table, self.wanted or {}, self.inputs[0].path))
+            assert self.run
+            folder, path = self.run / "data", self.inputs[0].path
+            rows = own_columns(recipe, table, folder) or to_columns(table, self.wanted or {}, path)
+            return predict_rows(recipe, model, rows, facts_in(folder).get("labels"))
         assert isinstance(model, Language)
         prompts, size = prompts_of(table, self.how.column, self.inputs[0].path), self.how.batch_size
         batches = [prompts[i : i + size] for i in range(0, len(prompts), size)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -54,19 +55,27 @@ def check(recipe: Recipe, output: Path | None) -> None:
         raise InputError(f"--output {output} would be a Parquet file; call it {output.with_suffix('.parquet')}.")
 
 
-def read_input(recipe: Recipe, path: Path | None) -> Rows | Columns:
-    """The rows to predict: an Arrow or Parquet file, or without a path the recipe's held-out samples.
+def read_input(recipe: Recipe, path: Path | None, folder: Path) -> Rows | Columns:
+    """The rows to predict: a Parquet, Arrow or CSV file, or without a path the recipe's held-out samples.
 
-    The file has the recipe's columns; a cell is a number or a list of numbers. Columns that it lacks, such as a label,
-    are left out.
+    The file has the recipe's columns; a cell is a number or a list of numbers, unless the recipe reads something else.
+    Columns that it lacks, such as a label, are left out. `folder` is that of the run's data.
 
     Raises:
         InputError: the file is not there, has no rows or none of the columns, or they hold something else.
     """
-    held_out = prepare(recipe).held_out
     if path is None:
-        return held_out
-    return to_columns(read_table(path), held_out[[0]], str(path))
+        return prepare(recipe).held_out
+    table = read_table(path)
+    return own_columns(recipe, table, folder) or to_columns(table, prepare(recipe).held_out[[0]], str(path))
+
+
+def own_columns(recipe: Recipe, table: pa.Table, folder: Path) -> Columns | None:
+    """What a recipe that reads something else than numbers makes of a table; None if it does not."""
+    if not len(table):
+        return None  # to_columns says so
+    columns = recipe.read(table, folder)
+    return None if columns is None else Columns(columns)
 
 
 def to_columns(table: pa.Table, wanted: Batch, path: str) -> Columns:
@@ -86,12 +95,14 @@ def to_columns(table: pa.Table, wanted: Batch, path: str) -> Columns:
 
 
 def read_table(path: Path) -> pa.Table:
-    """The whole of a Parquet or an Arrow file; InputError if it is neither."""
+    """The whole of a Parquet, Arrow or CSV file; InputError if it is none of them."""
     if not path.exists():
         raise InputError(f"There is no file {path}; name a Parquet or an Arrow file.")
     try:
         if path.suffix == ".parquet":
             return pq.read_table(path)
+        if path.suffix == ".csv":
+            return pa.csv.read_csv(path)
         with pa.ipc.open_file(str(path)) as file:
             return file.read_all()
     except (OSError, pa.ArrowInvalid) as error:
@@ -128,8 +139,10 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 @torch.no_grad()
-def predict_rows(recipe: Recipe, model: nn.Module, rows: Rows | Columns) -> pa.Table:
-    """The recipe's predictions for all rows, in order, beside the labels if there are any.
+def predict_rows(
+    recipe: Recipe, model: nn.Module, rows: Rows | Columns, labels: Sequence[str] | None = None
+) -> pa.Table:
+    """The recipe's predictions for all rows, in order, beside the labels if there are any; where these have names, by name.
 
     Raises:
         InputError: the rows lack a column that the recipe wants, or its `predict` fails.
@@ -139,7 +152,10 @@ def predict_rows(recipe: Recipe, model: nn.Module, rows: Rows | Columns) -> pa.T
         batch = rows[ids]
         predicted = recipe.predict(model, Known(batch))
         known = {name: column for name, column in batch.items() if column.dim() == 1}
-        parts.append(pa.table({name: column.tolist() for name, column in (known | predicted).items()}))
+        cells = {name: column.tolist() for name, column in (known | predicted).items()}
+        for name in {"label", "prediction"} & set(cells) if labels else ():
+            cells[name] = [labels[number] for number in cells[name]]  # type: ignore[index]
+        parts.append(pa.table(cells))
     return pa.concat_tables(parts)
 
 

@@ -105,10 +105,17 @@ def copy_checkpoint(storage: FileSystem, run: Run, checkpoint: Path) -> None:
 
 
 def upload_small(storage: FileSystem, run: Run) -> None:
-    """Copy the run's small files."""
+    """Copy the run's small files, and its data unless they are there: these never change, and may hold weights."""
     for name in SMALL:
-        if (run.folder / name).exists():
+        if (run.folder / name).exists() and not (name == "data" and has_all(storage, run.folder, run.name, name)):
             to_storage(run.folder / name, storage, f"{run.name}/{name}")
+
+
+def has_all(storage: FileSystem, folder: Path, there: str, name: str) -> bool:
+    """Whether `there` in the storage has every file below `folder`/`name` at its full length."""
+    files = [path for path in (folder / name).rglob("*") if path.is_file()]
+    infos = storage.get_file_info([f"{there}/{path.relative_to(folder)}" for path in files])
+    return [info.size for info in infos] == [path.stat().st_size for path in files]
 
 
 def to_storage(path: Path, storage: FileSystem, name: str) -> None:
