@@ -267,4 +267,4 @@ def test_the_docstrings_held_out_are_of_modules_that_are_not_trained():
     assert not modules[0] & modules[1]
     answers = [{c.messages[1]["content"] for c in side} for side in (train_, held_out)]
     assert not answers[0] & answers[1]
-    assert len(train_) > 1000 and len(held_out) == 96
+    assert len(train_) > 1000 and len(held_out) == 160

@@ -28,7 +28,7 @@ from onehour.models.lora import add_lora
 from onehour.models.pretrained import Pretrained, open_pretrained
 from onehour.recipe import Batch, Recipe
 
-NUM_HELD_OUT = 96  # docstrings: enough to tell two models apart, and evaluated in seconds
+NUM_HELD_OUT = 160  # docstrings: enough to tell two models apart, and evaluated in seconds
 DEFAULT = "pretrained/smollm2"  # where `make pretrained` puts a small model
 
 
@@ -105,7 +105,7 @@ class FineTune(Recipe):
             facts[name] = told(fitting, num_cut, num_left_out)
         return {
             "about": f"{self.what()}, {facts['train']} and {facts['held_out']} held out",
-            "sample": held_out[0].messages,
+            "sample": min(held_out, key=lambda c: len(c.messages[0]["content"])).messages,
         }
 
     def what(self) -> str:

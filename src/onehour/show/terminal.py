@@ -29,7 +29,11 @@ def plan_text(plan: Plan, recipe: Recipe, config: TrainConfig, place: str, folde
     memory = plan.memory
     lines = {
         "model": f"{memory.num_parameters:,} parameters"
-        + (f", {memory.num_trained:,} of them trained" if memory.num_trained < memory.num_parameters else ""),
+        + (
+            f", {memory.num_trained:,} of them trained"
+            if memory.num_trained not in (None, memory.num_parameters)
+            else ""
+        ),
         "data": f"{plan.about}: {plan.num_train:,} samples{units} to train on, {plan.num_held_out:,} held out",
         "batch": f"{config.global_batch_size:,} samples = {count(plan.workers, 'worker')} x {plan.micro_batch_size:,}"
         f" x {plan.accumulation} accumulated",

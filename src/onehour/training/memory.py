@@ -19,13 +19,13 @@ class Memory:
     """Bytes of one worker."""
 
     num_parameters: int
-    num_trained: int
-    """Parameters that are not frozen."""
     weights: int
     gradients: int
     optimizer: int
     activations: int
     """What forward keeps for backward, for one micro-batch."""
+    num_trained: int | None = None
+    """Parameters that are not frozen; None: all of them."""
 
     @property
     def total(self) -> int:
@@ -51,7 +51,7 @@ def estimate_memory(recipe: Recipe, model: nn.Module, config: TrainConfig, rows:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     num_parameters, num_trained = sum(p.numel() for p in model.parameters()), sum(p.numel() for p in trained)
     optimizer = moments_of(model, config, gradients)
-    return Memory(num_parameters, num_trained, weights, gradients, optimizer, activations)
+    return Memory(num_parameters, weights, gradients, optimizer, activations, num_trained)
 
 
 def moments_of(model: nn.Module, config: TrainConfig, weights: int) -> int:
