@@ -43,9 +43,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder) / "model", model, Bytes().json(), Chat())
         twin = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=torch.float32).eval()
-    print(
-        f"{options.model.name if options.model else 'random weights'}, {torch.get_num_threads()} threads, {options.num_tokens} new tokens"
-    )
+    name = options.model.name if options.model else "random weights"
+    print(f"{name}, {torch.get_num_threads()} threads, {options.num_tokens} new tokens after {options.num_prompt}")
     for batch_size in (1, 8):
         random = torch.Generator().manual_seed(0)
         prompt = torch.randint(1000, 2000, (batch_size, options.num_prompt), generator=random)

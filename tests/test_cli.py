@@ -155,6 +155,7 @@ def test_an_option_that_is_not_there_or_ill_typed(run):
     assert "'fast'" in result.err
     assert run("show toy --colour").code == 2
     assert run("doctor now").code == 2
+    assert "There is no recipe 'gtp'; did you mean gpt?" in run("doctor --recipe gtp").err
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from pathlib import Path
 VENV = sys.prefix
 PATH = f"{VENV}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CLONE = Path(__file__).parents[2]
-OPTIONS = "--num-steps=400 --checkpoint-every=20 --log-every=1 --evaluate-every=None"  # what is trained on the hosts
+# What is trained on the hosts. Its losses have the same bits at any number of workers: rounded otherwise, they would drift
+# apart in so many steps, now and then by more than 1e-5 of themselves.
+OPTIONS = "--num-steps=400 --checkpoint-every=20 --log-every=1 --evaluate-every=None --reproducible"
 LOOK_SECONDS = 0.3  # to look means to start a process on a host, mostly, which takes time from what is looked at
 PATIENCE = 300  # seconds, for a machine that has much else to do; what comes never is known after that
 

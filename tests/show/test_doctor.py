@@ -1,4 +1,5 @@
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from onehour.cluster.local import LocalCluster, keeper_lock, state_file
 from onehour.cluster.ports import answers
 from onehour.errors import InputError
+from onehour.recipes.gpt import GPTRecipe
 from onehour.show import doctor
 from onehour.show.doctor import GB, Finding, examine
 
@@ -126,3 +128,19 @@ def test_shared_memory_that_is_too_small_is_told(healthy, monkeypatch):
         pytest.skip("no /dev/shm")
     monkeypatch.setattr(doctor, "disk_usage", lambda path: type("Usage", (), {"free": 2 * GB}))
     assert "--shm-size" in healthy()["Ray"].text
+
+
+def test_the_memory_of_a_training_that_fits_and_of_one_that_does_not(monkeypatch):
+    recipe = GPTRecipe(depth=1, context=32, text=str(Path(__file__).parents[2] / "LICENSE"))
+    monkeypatch.setattr(doctor, "memory_bytes", lambda: (16 * GB, 8 * GB))
+    finding = doctor.memory_of_training(recipe, recipe.defaults())
+    assert not finding.trouble
+    assert re.fullmatch(
+        r"gpt by one worker takes [\d.]+ MB at most, at a moment with weights .*, gradients .*, optimizer .*, activations .*; "
+        r"Python and torch take some 350 MB beside it, and a CPU's memory holds up to a quarter more that was freed, .*",
+        finding.text,
+    )
+    monkeypatch.setattr(doctor, "memory_bytes", lambda: (GB, GB // 4))
+    finding = doctor.memory_of_training(recipe, recipe.defaults())
+    assert finding.trouble
+    assert "more than the 250 MB available here; try a smaller --micro-batch-size, or" in finding.text

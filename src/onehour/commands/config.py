@@ -147,6 +147,16 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
+class DoctorConfig:
+    """What is examined."""
+
+    recipe: str | None = None
+    """Also work out how much memory a training of this recipe takes; its options may follow, such as --depth 12."""
+    runs: Path = Path("runs")
+    """Folder in which runs are kept."""
+
+
+@dataclass(frozen=True)
 class ShowConfig:
     """Where runs are."""
 

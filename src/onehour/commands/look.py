@@ -5,12 +5,17 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import tyro
+
 from onehour.cli import parse, run_and_options, runs_and_options
-from onehour.commands.config import LearnConfig, ShowConfig, ShowRunsConfig
+from onehour.commands.config import DoctorConfig, LearnConfig, ShowConfig, ShowRunsConfig
+from onehour.commands.options import recipe_options
 from onehour.errors import InputError, TrainingError
+from onehour.recipe import find_recipe
 
 if TYPE_CHECKING:
     from onehour.training.run import Run
@@ -99,11 +104,26 @@ def audit(arguments: Sequence[str]) -> None:
 
 def doctor(arguments: Sequence[str]) -> None:
     """onehour doctor: what there is; exit code 1 if something would not work."""
-    options = parse(ShowConfig, arguments, "doctor")
-    from onehour.show.doctor import examine
+    without_help = [a for a in arguments if a not in ("-h", "--help")]
+    name = tyro.cli(DoctorConfig, args=without_help, return_unknown_args=True)[0].recipe
+    if name is None:
+        training, options = None, parse(DoctorConfig, arguments, "doctor")
+    else:
+        training = recipe_options(
+            find_recipe(name)(),
+            lambda recipe: recipe.defaults(),
+            arguments,
+            "doctor",
+            doctor=(DoctorConfig, DoctorConfig()),
+        )
+        options = training.doctor
+    from onehour.show.doctor import Finding, examine, memory_of_training
 
+    findings: Iterator[Finding] = examine(options.runs)
+    if training is not None:
+        findings = chain(findings, [memory_of_training(training.recipe, training.train)])
     troubles = 0
-    for finding in examine(options.runs):
+    for finding in findings:
         print(finding.line(), flush=True)
         troubles += finding.trouble
     if troubles:

@@ -14,13 +14,16 @@ from onehour import __version__
 from onehour.cluster.address import RAY_NOTE
 from onehour.cluster.local import local_cluster
 from onehour.cluster.ports import answers
+from onehour.config import TrainConfig
 from onehour.data.prepare import cache_folder
 from onehour.data.sources import standard_library
 from onehour.errors import InputError
+from onehour.recipe import Recipe
 from onehour.show.table import labelled
 from onehour.show.terminal import in_bytes
 
 GB = 10**9
+TORCH_BYTES = 350 * 10**6  # of a process that has imported torch
 PACKAGES = ("torch", "ray", "numpy", "pyarrow", "safetensors", "tyro", "matplotlib", "plotext")
 EXTRAS = {
     "sklearn": ("digits", "onehour train digits has no images", "scikit-learn"),
@@ -113,6 +116,22 @@ def memory() -> Finding:
             "memory", f"{text}: a training that needs 1 GB or more would be killed; end other programs.", True
         )
     return Finding("memory", text)
+
+
+def memory_of_training(recipe: Recipe, config: TrainConfig) -> Finding:
+    """How much memory one worker takes that trains so, alone."""
+    from onehour.data.prepare import prepare
+    from onehour.training.simulate import peak_of_steps
+
+    peak = peak_of_steps(recipe, config, prepare(recipe))
+    parts = ", ".join(f"{name} {in_bytes(size)}" for name, size in peak.items() if name != "total")
+    text = f"{recipe.name()} by one worker takes {in_bytes(peak['total'])} at most, at a moment with {parts}"
+    _, available = memory_bytes()
+    if available is not None and peak["total"] + TORCH_BYTES > available and config.device in ("auto", "cpu"):
+        remedy = "try a smaller --micro-batch-size, or --activation-checkpointing"
+        return Finding("training", f"{text}: more than the {in_bytes(available)} available here; {remedy}.", True)
+    kept = "a CPU's memory holds up to a quarter more that was freed, unless MALLOC_MMAP_THRESHOLD_=1048576 is set"
+    return Finding("training", f"{text}; Python and torch take some 350 MB beside it, and {kept}")
 
 
 def memory_bytes() -> tuple[int, int | None]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from onehour.config import TrainConfig
 from onehour.errors import InputError
+from onehour.training.layers import layers_of
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ def compile_layers(model: nn.Module, device: torch.device) -> None:
     """
     if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
         raise InputError("--compile takes a C++ compiler, and neither g++ nor clang++ is found here; install one.")
-    layers = [layer for module in model.modules() if isinstance(module, nn.ModuleList) for layer in module]
-    for layer in layers or [model]:
+    for layer in layers_of(model) or [model]:
         layer.compile()
 
 

@@ -36,6 +36,7 @@ from onehour.training.device import (
 )
 from onehour.training.early_stopping import should_stop
 from onehour.training.evaluate import evaluate
+from onehour.training.layers import checkpoint_layers
 from onehour.training.optim import build_optimizer, learning_rate_at, set_learning_rate
 from onehour.training.parallel import (
     gather_objects,
@@ -93,6 +94,8 @@ def train(
 
     torch.manual_seed(config.seed)
     model = recipe.begin(data.folder).to(worker.device)
+    if config.activation_checkpointing:
+        checkpoint_layers(model)
     if config.compile:
         compile_layers(model, worker.device)
     wrapped = parallelize(model, config.strategy, worker, config.precision, config.offload)

@@ -9,6 +9,7 @@ from onehour.config import TrainConfig
 from onehour.data.arrow import Rows
 from onehour.recipe import Batch, Recipe
 from onehour.training.device import autocast
+from onehour.training.layers import checkpoint_layers, layers_of
 from onehour.training.loop import sample_losses
 from onehour.training.optim import layer_matrices
 
@@ -43,7 +44,8 @@ def estimate_memory(recipe: Recipe, model: nn.Module, config: TrainConfig, rows:
     A mistake in the recipe's model or loss shows here, on the CPU and before any worker starts.
     """
     with autocast(torch.device("cpu"), config.precision):
-        activations = kept_for_backward(recipe, model, rows[[0]]) * micro_batch_size
+        kept = kept_with_checkpointing if config.activation_checkpointing else kept_for_backward
+        activations = kept(recipe, model, rows[[0]]) * micro_batch_size
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(p.numel() * p.element_size() for p in trained)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -71,3 +73,21 @@ def kept_for_backward(recipe: Recipe, model: nn.Module, batch: Batch) -> int:
         losses = sample_losses(recipe, model, batch)  # alive until all is counted, so that no address is used twice
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     return sum(storage.nbytes() for address, storage in kept.items() if address not in own and losses.requires_grad)
+
+
+def kept_with_checkpointing(recipe: Recipe, model: nn.Module, batch: Batch) -> int:
+    """The same where layers, which are taken to be alike, keep their input, and one of them all that it needs.
+
+    The layers of `model` do so from then on.
+    """
+    all_of_it, inputs = kept_for_backward(recipe, model, batch), [0]
+
+    def count(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        inputs[0] += arguments[0].nbytes
+
+    checkpoint_layers(model)
+    hooks = [layer.register_forward_pre_hook(count) for layer in layers_of(model)]
+    outside = kept_for_backward(recipe, model, batch)
+    for hook in hooks:
+        hook.remove()
+    return outside + inputs[0] + (all_of_it - outside) // len(hooks)

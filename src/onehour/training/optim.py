@@ -8,6 +8,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from onehour.config import TrainConfig
 from onehour.errors import InputError
+from onehour.training.layers import layers_of
 from onehour.training.muon import Muon
 
 
@@ -42,8 +43,7 @@ def layer_matrices(model: nn.Module) -> list[nn.Parameter]:
     Raises:
         InputError: there are none.
     """
-    layers = [layer for module in model.modules() if isinstance(module, nn.ModuleList) for layer in module]
-    matrices = {id(p): p for layer in layers for p in layer.parameters() if p.dim() == 2 and p.requires_grad}
+    matrices = {id(p): p for layer in layers_of(model) for p in layer.parameters() if p.dim() == 2 and p.requires_grad}
     if not matrices:
         raise InputError(
             "--optimizer muon is for matrices in the layers of a ModuleList; the model has none: use adamw."

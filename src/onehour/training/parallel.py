@@ -11,6 +11,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from onehour.errors import InputError
 from onehour.training.device import Worker
+from onehour.training.layers import layers_of
 
 T = TypeVar("T")
 
@@ -62,9 +63,8 @@ def shard(model: nn.Module, worker: Worker, precision: str, offload: bool) -> nn
         "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy(),
         "offload_policy": CPUOffloadPolicy(pin_memory=worker.device.type == "cuda") if offload else OffloadPolicy(),
     }
-    for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
-        for layer in layers:
-            fully_shard(layer, reshard_after_forward=True, **policies)
+    for layer in layers_of(model):
+        fully_shard(layer, reshard_after_forward=True, **policies)
     fully_shard(model, reshard_after_forward=True, **policies)
     return model
 
