@@ -49,7 +49,7 @@ def test_every_recipe_has_a_space(name):
     ("name", "text", "said"),
     [
         ("learning_rat", "1", "no hyperparameter 'learning_rat'; did you mean learning_rate"),
-        ("xyz", "1", "no hyperparameter 'xyz'; there are audit, audit_ids, augmentation"),
+        ("xyz", "1", "no hyperparameter 'xyz'; there are activation_checkpointing, audit, audit_ids"),
         ("learning_rate", "fast", "learning_rate cannot be 'fast': it takes a number."),
         ("learning_rate", "nan", "learning_rate cannot be 'nan'"),
         ("learning_rate", "log(0, 1)", "has no values; write log.* both above 0"),

@@ -65,7 +65,9 @@ class FineTune(Recipe):
         )  # fmt: skip
 
     def space(self) -> dict[str, str]:
-        return {"learning_rate": "log(1e-4, 1e-2)" if self.lora_rank else "log(5e-6, 5e-4)"}
+        if self.lora_rank:
+            return {"learning_rate": "log(1e-4, 1e-2)", "lora_rank": "choice(4, 16, 64)"}
+        return {"learning_rate": "log(5e-6, 5e-4)", "weight_decay": "log(1e-3, 1)"}
 
     def open(self) -> Pretrained:
         """The model to begin with; InputError if it is not there, or reads fewer tokens than `context`."""
