@@ -51,7 +51,11 @@ def test_a_scheduler_stops_trials(tmp_path, local_ray):
 @pytest.mark.parametrize(
     ("space", "options", "said"),
     [
-        ({"learning_rat": 1}, {}, "The space names learning_rat; what can be set is activation_checkpointing, audit, audit_ids"),
+        (
+            {"learning_rat": 1},
+            {},
+            "The space names learning_rat; what can be set is activation_checkpointing, audit, audit_ids",
+        ),
         ({"learning_rate": 1}, {"cpus_per_trial": 99}, "No node has 99 CPU cores for a trial; ask for less."),
     ],
 )

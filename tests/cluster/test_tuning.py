@@ -1,6 +1,7 @@
 """onehour search on a local Ray: trials are runs, pruned ones free their workers, a failed one is a row."""
 
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -102,12 +103,27 @@ def test_asha_stops_trials_of_several_workers_which_save_and_leave(folder, capsy
 
 
 def test_pbt_lets_the_worst_go_on_from_the_best(folder, capsys):
-    space = ["--space=learning_rate=choice(0.3,0.000001)", "--space=momentum=0"]
-    assert run("search toy --scheduler pbt --trials 4 --at-once 2 --num-steps=40 --evaluate-every=4", *space) == 0
-    trials = Search(folder / "search-toy-1").results()
+    """All four train at the same time: who is alone has nobody to go on from."""
+    Path("slow.py").write_text(
+        "import os, time\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
+        "from onehour.recipes.toy import Toy\n"
+        "@dataclass(frozen=True)\nclass Slow(Toy):\n"
+        "    here: str = ''\n    planner: int = 0\n"
+        "    def loss(self, model, batch):\n"
+        "        if model.training and os.getpid() != self.planner:\n"
+        "            Path(self.here, str(os.getpid())).touch()\n"
+        "            while len(os.listdir(self.here)) < 4:\n                time.sleep(0.05)\n"
+        "            time.sleep(0.05)\n"
+        "        return super().loss(model, batch)\n"
+    )
+    Path("here").mkdir()
+    space = ["--space=learning_rate=choice(0.3,0.000001)", "--space=momentum=0", f"--planner={os.getpid()}"]
+    space.append(f"--here={Path('here').absolute()}")
+    assert run("search slow.py --scheduler pbt --trials 4 --at-once 4 --num-steps=40 --evaluate-every=4", *space) == 0
+    trials = Search(folder / "search-slow-1").results()
     assert [(trial.state, trial.step) for trial in trials] == [("done", 40)] * 4
     for trial in trials:
-        run_of_it = Run(folder / "search-toy-1" / trial.name)
+        run_of_it = Run(folder / "search-slow-1" / trial.name)
         assert run_of_it.newest_checkpoint()[0] == run_of_it.checkpoint_at(40)
     assert {trial.chosen["learning_rate"] for trial in trials} <= {0.3, 0.000001}
     assert max(trial.metrics["held_out_loss"] for trial in trials) < 0.5  # at 1e-6 it stays at 0.7
