@@ -192,9 +192,6 @@ class Training:
         file.write_bytes(file.read_bytes()[:-1])
         self.kill_worker()
 
-    def lose_mlflow(self):
-        (self.run.folder.parent / "mlflow.db").write_text("This is no database.")
-
     def ask_to_stop(self):
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -202,7 +199,6 @@ class Training:
 # What one training goes through, one fault after the other; the step after which each happens.
 ON_THE_WAY = {
     "a node dies, and another has room": (50, Training.kill_node),
-    "MLflow takes no more metrics (`--track mlflow`)": (65, Training.lose_mlflow),
     "a worker is killed": (80, Training.kill_worker),
     "the newest checkpoint is damaged when a worker dies": (110, Training.damage_and_kill),
     "Ray's controller is killed": (140, Training.kill_controller),
@@ -217,7 +213,7 @@ THE_COMMAND_LINE = "the command line or the machine dies; then `onehour train --
 def eventful(cluster, tmp_path_factory):
     """A training that all these faults happen to, and what was said after each; resumed twice, it comes to its end."""
     training = Training(tmp_path_factory.mktemp("eventful"), cluster)
-    with training.elsewhere("--track=mlflow", at=30) as process:
+    with training.elsewhere(at=30) as process:
         process.kill()
     said, places = io.StringIO(), {THE_COMMAND_LINE: 0}
 
@@ -355,7 +351,7 @@ def test_a_fault(what, says, code, cluster, tmp_path, request, undisturbed, caps
     check_said(said, says)
     assert said.count("Traceback") <= 1
     if ended == 0:
-        check_nothing_lost(training.run, undisturbed, num_attempts=len(ON_THE_WAY) + 1 if what not in FAULTS else 2)
+        check_nothing_lost(training.run, undisturbed, num_attempts=len(ON_THE_WAY) + 2 if what not in FAULTS else 2)
 
 
 def check_nothing_lost(run, undisturbed, num_attempts):

@@ -122,7 +122,7 @@ class Run:
         }
         (self.folder / "config.json").write_text(json.dumps(content, indent=2, default=str))
         samples = shutil.ignore_patterns("*.arrow")
-        shutil.copytree(data.folder, self.folder / "data", ignore=samples, copy_function=link, dirs_exist_ok=True)
+        shutil.copytree(data.folder, self.folder / "data", ignore=samples, copy_function=put, dirs_exist_ok=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """The reports by step, each a dict. Of a step that was done again after a fault, the last report counts."""
@@ -196,13 +196,14 @@ class Run:
             json.dump(failure, file)
 
 
-def link(file: str, new: str) -> None:
-    """Give a file a second name, which takes no room, or copy it where that cannot be: weights are large."""
+def put(file: str, new: str) -> None:
+    """Put a file there: weights, which are large, by a second name that takes no room, if the disk has such; else a copy."""
     Path(new).unlink(missing_ok=True)
-    try:
-        os.link(file, new)
-    except OSError:
-        shutil.copy(file, new)
+    if file.endswith(".safetensors"):
+        with suppress(OSError):
+            os.link(file, new)
+            return
+    shutil.copy(file, new)
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
