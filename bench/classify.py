@@ -20,6 +20,7 @@ from onehour.training.loop import train
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data")
     recipe = Classify(data=parser.parse_args().data)
@@ -39,6 +40,7 @@ def main() -> None:
 
 
 def say(name: str, accuracy: float, f1: float) -> None:
+    """Print one row."""
     print(f"{name}: accuracy {accuracy:.3f}, macro-F1 {f1:.3f}", flush=True)
 
 

@@ -32,6 +32,7 @@ SIZE = dict(num_layers=30, width=576, num_heads=9, num_kv_heads=3, hidden_width=
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=Path, default=FETCHED if FETCHED.is_dir() else None)
     parser.add_argument("--rounds", type=int, default=5)

@@ -99,7 +99,7 @@ class TrainConfig:
     """The type of the arithmetic in forward and backward; weights stay float32. tf32: products of float32 numbers of which an
     NVIDIA GPU takes 10 bits of the fraction."""
     activation_checkpointing: bool = False
-    """Let layers keep only their input for backward, and compute once more what it needs: less memory, a third slower."""
+    """Let layers keep only their input for backward, and compute once more what it needs: less memory, more time."""
     compile: bool = False
     """Compile each layer with torch.compile: slower to start, faster after that."""
     num_loader_processes: int = 0

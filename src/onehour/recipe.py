@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from onehour.data.arrow import Columns
+    from onehour.models.language import Choice
 
 Batch = dict[str, "Tensor"]
 
@@ -138,10 +139,7 @@ class Recipe(ABC):
         """
         return None
 
-    def generate(
-        self, model: "nn.Module", folder: Path, prompt: str, *, num_tokens: int, temperature: float,
-        top_k: int | None, seed: int,
-    ) -> "Iterator[str]":  # fmt: skip
+    def generate(self, model: "nn.Module", folder: Path, prompt: str, choice: "Choice") -> "Iterator[str]":
         """Continue `prompt`, piece by piece, for `onehour generate`; `folder` holds what `prepare` wrote."""
         raise InputError(f"The recipe {self.name()} has no generate; try: onehour {self.next_command()} RUN.")
 

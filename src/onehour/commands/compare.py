@@ -13,7 +13,6 @@ def compare(arguments: Sequence[str]) -> None:
     names, options = runs_and_options(CompareConfig, arguments, "compare")
     if options.prompts is None:
         raise InputError(f"compare wants prompts, such as: onehour compare {' '.join(names)} --prompts prompts.txt")
-    from onehour.models.language import Choice
     from onehour.show.answers import choices_text, read_questions, samples_text
 
     questions = read_questions(options.prompts)
@@ -22,6 +21,5 @@ def compare(arguments: Sequence[str]) -> None:
     if questions[0].choices:
         print(choices_text(models, questions))
         return
-    choice = Choice(options.num_tokens, options.temperature, options.top_k, options.seed)
-    for text in samples_text(models, questions, choice):
+    for text in samples_text(models, questions, options.choice()):
         print(text, flush=True)

@@ -6,10 +6,13 @@ Their fields are options as those of onehour.config are; nothing here imports to
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from onehour.config import check
 from onehour.errors import InputError
+
+if TYPE_CHECKING:
+    from onehour.models.language import Choice
 
 
 @dataclass(frozen=True)
@@ -29,19 +32,11 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
-    """How a trained language model continues a prompt."""
+class WritingConfig:
+    """How a language model chooses what it writes."""
 
-    prompt: str = "def "
-    """The text to continue."""
-    prompts: Path | None = None
-    """Text file with a prompt on each line, in place of one prompt; each becomes a line of JSON."""
-    batch_size: int = 8
-    """Prompts of the file that are continued at once."""
-    chat: bool = False
-    """Ask what the file has, each line in a conversation of its own, by the model's chat template."""
     num_tokens: int = 500
-    """Tokens to add."""
+    """Tokens to add, at most."""
     temperature: float = 0.8
     """0 takes the likeliest token each time; higher is more varied."""
     top_k: int | None = 40
@@ -52,52 +47,54 @@ class GenerateConfig:
     """Folder in which runs are kept."""
 
     def __post_init__(self) -> None:
-        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k batch_size")
+        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k")
         check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature")
+
+    def choice(self) -> "Choice":
+        """The same for `onehour.models.language`, which imports torch."""
+        from onehour.models.language import Choice
+
+        return Choice(self.num_tokens, self.temperature, self.top_k, self.seed)
 
 
 @dataclass(frozen=True)
-class ChatConfig:
+class GenerateConfig(WritingConfig):
+    """How a trained language model continues a prompt."""
+
+    prompt: str = "def "
+    """The text to continue."""
+    prompts: Path | None = None
+    """Text file with a prompt on each line, in place of one prompt; each becomes a line of JSON."""
+    batch_size: int = 8
+    """Prompts of the file that are continued at once."""
+    chat: bool = False
+    """Ask what the file has, each line in a conversation of its own, by the model's chat template."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, lambda value: value >= 1, "at least 1", "batch_size")
+
+
+@dataclass(frozen=True)
+class ChatConfig(WritingConfig):
     """How a trained language model answers."""
 
     system: str | None = None
     """What the model is told before the conversation; None leaves that to its chat template."""
-    num_tokens: int = 500
-    """Tokens of an answer, at most."""
     temperature: float = 0.2
     """0 takes the likeliest token each time; higher is more varied."""
-    top_k: int | None = 40
-    """Draw among the k likeliest tokens; None among all."""
-    seed: int = 1
-    """Decides what is drawn."""
-    runs: Path = Path("runs")
-    """Folder in which runs are kept."""
-
-    def __post_init__(self) -> None:
-        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k")
-        check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature")
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(WritingConfig):
     """On what language models are compared."""
 
     prompts: Path | None = None
     """File with a prompt on each line; or .jsonl, whose lines have prompt, or question, choices and answer."""
     num_tokens: int = 60
-    """Tokens of each sample, at most."""
+    """Tokens to add, at most."""
     temperature: float = 0.0
     """0 takes the likeliest token each time; higher is more varied."""
-    top_k: int | None = 40
-    """Draw among the k likeliest tokens; None among all."""
-    seed: int = 1
-    """Decides what is drawn."""
-    runs: Path = Path("runs")
-    """Folder in which runs are kept."""
-
-    def __post_init__(self) -> None:
-        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k")
-        check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature")
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(WritingConfig):
     """What a trained model predicts, and where the predictions go."""
 
     input: Path | None = None
@@ -125,25 +122,20 @@ class PredictConfig:
     column: str = "prompt"
     """Of a language model: the column of the prompts that it continues."""
     num_tokens: int = 100
-    """Of a language model: tokens to add, at most."""
+    """Tokens to add, at most."""
     temperature: float = 0.0
-    """Of a language model: 0 takes the likeliest token each time; higher is more varied."""
-    top_k: int | None = 40
-    """Of a language model: draw among the k likeliest tokens; None among all."""
+    """0 takes the likeliest token each time; higher is more varied."""
     batch_size: int = 8
     """Of a language model: prompts that are continued at once."""
     chat: bool = False
     """Of a language model: ask each prompt, in a conversation of its own, by the model's chat template."""
-    seed: int = 1
-    """Of a language model: decides what is drawn."""
-    runs: Path = Path("runs")
-    """Folder in which runs are kept."""
     address: str | None = None
     """Ray cluster to join, whose nodes reach the input, the run and the output by the same names; None starts one here."""
 
     def __post_init__(self) -> None:
-        check(self, lambda value: value >= 1, "at least 1", "num_tokens top_k batch_size")
-        check(self, lambda value: 0 <= value < math.inf, "0 or more, and finite", "temperature workers")
+        super().__post_init__()
+        check(self, lambda value: value >= 1, "at least 1", "batch_size")
+        check(self, lambda value: value >= 0, "0 or more", "workers")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """onehour generate, chat and export: a language model at work, of a run or pretrained."""
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,45 +38,27 @@ def generate(arguments: Sequence[str]) -> None:
 
 def continuation(found: "Run | Path", options: GenerateConfig) -> Iterator[str]:
     """What follows the prompt, piece by piece; a recipe of one's own may have its own way."""
-    from onehour.models.language import Choice
     from onehour.training.run import Run, load_trained
 
-    how = dict(num_tokens=options.num_tokens, temperature=options.temperature, top_k=options.top_k, seed=options.seed)
     if isinstance(found, Run):
         recipe, model = load_trained(found)
-        return recipe.generate(model, found.folder / "data", options.prompt, **how)  # type: ignore[arg-type]
-    return open_language(found).write(options.prompt, Choice(**how))  # type: ignore[arg-type]
+        return recipe.generate(model, found.folder / "data", options.prompt, options.choice())
+    return open_language(found).write(options.prompt, options.choice())
 
 
 def generate_all(found: "Run | Path", options: GenerateConfig) -> None:
     """A line of JSON for each prompt of the file, in its order, as soon as its batch is done."""
-    import json
+    from onehour.show.answers import read_prompts
 
-    from onehour.models.language import Choice
-
-    prompts = read_prompts(options.prompts)  # type: ignore[arg-type]
+    assert options.prompts is not None
+    prompts = read_prompts(options.prompts)
     language = open_language(found)
     for prompt in prompts:
         language.tokens_of(prompt, options.chat)  # says at once which one is too long
-    choice = Choice(options.num_tokens, options.temperature, options.top_k, options.seed)
-    left = iter(prompts)
+    choice, left = options.choice(), iter(prompts)
     while batch := list(islice(left, options.batch_size)):
         for prompt, text in zip(batch, language.write_all(batch, choice, options.chat), strict=True):
             print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False), flush=True)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a text file; InputError if there are none."""
-    try:
-        prompts = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise InputError(
-            f"The prompts {path} cannot be read ({why}); name a text file with a prompt on each line."
-        ) from error
-    if not prompts:
-        raise InputError(f"The file {path} has no prompts; write one on each line.")
-    return prompts
 
 
 def chat(arguments: Sequence[str]) -> None:
@@ -98,9 +82,7 @@ def chat(arguments: Sequence[str]) -> None:
 
 def converse(language: "Language", beginning: "list[Message]", options: ChatConfig) -> None:
     """Ask and answer until the questions end."""
-    from onehour.models.language import Choice
-
-    messages, seed = list(beginning), options.seed
+    messages, choice = list(beginning), options.choice()
     while True:
         words = input("> " if sys.stdin.isatty() else "").strip()
         if words == "/new":
@@ -110,9 +92,7 @@ def converse(language: "Language", beginning: "list[Message]", options: ChatConf
         question: Message = {"role": "user", "content": words}
         answer = ""
         try:
-            for piece in language.answer(
-                [*messages, question], Choice(options.num_tokens, options.temperature, options.top_k, seed)
-            ):
+            for piece in language.answer([*messages, question], choice):
                 print(piece, end="", flush=True)
                 answer += piece
             print()
@@ -120,7 +100,7 @@ def converse(language: "Language", beginning: "list[Message]", options: ChatConf
             print(f"{error} Begin a new conversation by /new.", file=sys.stderr)
             continue
         messages += [question, {"role": "assistant", "content": answer}]
-        seed += 1
+        choice = replace(choice, seed=choice.seed + 1)
 
 
 def export(arguments: Sequence[str]) -> None:

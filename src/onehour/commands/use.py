@@ -55,7 +55,6 @@ def job_of(found: "Run | Path", options: PredictConfig) -> "Job":
         InputError: it cannot be done.
     """
     from onehour.data.prepare import prepare
-    from onehour.models.language import Choice
     from onehour.show.folder import Continue, Job, find_inputs, prompts_of, read_rows
     from onehour.show.predictions import check, own_columns, to_columns
     from onehour.training.run import Run, good_checkpoint
@@ -68,8 +67,7 @@ def job_of(found: "Run | Path", options: PredictConfig) -> "Job":
     inputs, folder = find_inputs(options.input), options.output.absolute()
     first = read_rows(inputs, 0, 1)
     recipe = found.recipe() if isinstance(found, Run) else None
-    choice = Choice(options.num_tokens, options.temperature, options.top_k, options.seed)
-    prompts = Continue(options.column, options.batch_size, choice, options.chat)
+    prompts = Continue(options.column, options.batch_size, options.choice(), options.chat)
     how = None if recipe and recipe.next_command() == "predict" else prompts
     wanted = None
     if how:

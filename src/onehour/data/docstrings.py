@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from onehour.data.conversations import Conversation
+from onehour.data.labelled import functions_of
 from onehour.data.sources import Source
 from onehour.data.text import read_file
 
@@ -31,8 +32,8 @@ def documented_functions(sources: Sequence[Source]) -> Iterator[Conversation]:
 def functions_in(text: str) -> Iterator[tuple[str, str]]:
     """Each function of a source that has a docstring and more than that: without it, and its first paragraph."""
     lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or len(node.body) < 2:
+    for node in functions_of(ast.parse(text)):
+        if len(node.body) < 2:
             continue
         docstring, said = ast.get_docstring(node), node.body[0]
         if docstring and node.end_lineno and said.end_lineno and said.end_lineno < node.body[1].lineno:

@@ -2,7 +2,6 @@
 
 import ast
 import csv
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from onehour.data.conversations import place, rows_of
 from onehour.data.sources import Source
-from onehour.data.text import read_file
+from onehour.data.text import by_chance, read_file
 from onehour.errors import InputError
 
 NUM_FILES = 10  # that a package has to have: whole files are held out, and some have to stay
@@ -106,7 +105,7 @@ def split(rows: Iterable[Labelled], share: int) -> tuple[list[Labelled], list[La
     held_out = set()
     for of_label in names.values():
         num = min(max(1, len(of_label) // share), len(of_label) - 1)
-        held_out.update(sorted(of_label, key=lambda name: hashlib.sha256(name.encode()).digest())[:num])
+        held_out.update(sorted(of_label, key=by_chance)[:num])
     return [row for row in rows if row.name not in held_out], [row for row in rows if row.name in held_out]
 
 

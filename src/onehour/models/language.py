@@ -1,7 +1,7 @@
 """A language model ready to write: the network, its tokenizer, and how it converses."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -69,9 +69,7 @@ class Language:
             raise InputError(
                 f"The conversation has {len(tokens)} tokens, and the model reads {self.model.config.context}."
             )
-        yield from self.continued(
-            tokens, Choice(min(room, choice.num_tokens), choice.temperature, choice.top_k, choice.seed)
-        )
+        yield from self.continued(tokens, replace(choice, num_tokens=min(room, choice.num_tokens)))
 
     def continued(self, tokens: list[int], choice: Choice) -> Iterator[str]:
         """The text that follows tokens."""

@@ -1,6 +1,5 @@
 """A pretrained language model taught to answer: on your conversations, or on the docstrings of the standard library."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from onehour.data.conversations import Conversation, read_conversations
 from onehour.data.docstrings import documented_functions
 from onehour.data.prepare import prepare
 from onehour.data.sources import find_text, fingerprint
-from onehour.data.text import is_held_out
+from onehour.data.text import by_chance, is_held_out
 from onehour.data.tokens import open_tokenizer
 from onehour.errors import InputError
 from onehour.models.gpt import GPT
@@ -125,7 +124,7 @@ class FineTune(Recipe):
             train = [c for c in both if not is_held_out(module_of(c))]
             seen = {c.messages[-1]["content"] for c in train}
             rest = [c for c in both if is_held_out(module_of(c)) and c.messages[-1]["content"] not in seen]
-            return train, sorted(rest, key=by_chance)[:NUM_HELD_OUT]
+            return train, sorted(rest, key=lambda c: by_chance(c.name))[:NUM_HELD_OUT]
         if self.held_out:
             return list(read_conversations(sources)), list(read_conversations(find_text(self.held_out)))
         both = list(read_conversations(sources))
@@ -159,13 +158,10 @@ class FineTune(Recipe):
     def unit(self) -> tuple[str, int]:
         return "tokens", self.context
 
-    def generate(
-        self, model: nn.Module, folder: Path, prompt: str, *, num_tokens: int, temperature: float,
-        top_k: int | None, seed: int,
-    ) -> Iterator[str]:  # fmt: skip
+    def generate(self, model: nn.Module, folder: Path, prompt: str, choice: Choice) -> Iterator[str]:
         assert isinstance(model, GPT)
         messages = [{"role": "user", "content": prompt}]
-        yield from Language.of_folder(model, folder).answer(messages, Choice(num_tokens, temperature, top_k, seed))
+        yield from Language.of_folder(model, folder).answer(messages, choice)
 
     def next_command(self) -> str:
         return "chat"
@@ -196,11 +192,6 @@ def told(conversations: list[Encoded], num_cut: int, num_left_out: int) -> str:
 def module_of(conversation: Conversation) -> str:
     """The module or package of a documented function."""
     return conversation.name.partition("/")[0]
-
-
-def by_chance(conversation: Conversation) -> bytes:
-    """A key that sorts conversations at random, the same way on every machine."""
-    return hashlib.sha256(conversation.name.encode()).digest()
 
 
 def answer_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

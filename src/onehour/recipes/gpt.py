@@ -129,16 +129,13 @@ class GPTRecipe(Recipe):
     def unit(self) -> tuple[str, int]:
         return "tokens", self.context
 
-    def generate(
-        self, model: nn.Module, folder: Path, prompt: str, *, num_tokens: int, temperature: float,
-        top_k: int | None, seed: int,
-    ) -> Iterator[str]:  # fmt: skip
+    def generate(self, model: nn.Module, folder: Path, prompt: str, choice: Choice) -> Iterator[str]:
         assert isinstance(model, GPT)
-        yield from Language.of_folder(model, folder).write(prompt, Choice(num_tokens, temperature, top_k, seed))
+        yield from Language.of_folder(model, folder).write(prompt, choice)
 
     def closing_words(self, model: nn.Module, folder: Path, metrics: dict[str, float], facts: dict[str, Any]) -> str:
         prompt = "def "
-        pieces = self.generate(model, folder, prompt, num_tokens=300, temperature=0.8, top_k=40, seed=1)
+        pieces = self.generate(model, folder, prompt, Choice(300, temperature=0.8, top_k=40))
         return (
             f"held out   {metrics['held_out_loss']:.3f} nats per token, {metrics['held_out_bits_per_byte']:.3f} bits per byte"
             f" (gzip -9: {facts['gzip']:.3f}, xz -9: {facts['xz']:.3f})\n\n{prompt}{''.join(pieces)}"

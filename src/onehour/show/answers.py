@@ -1,11 +1,11 @@
 """Several language models on the same prompts, or on the same multiple-choice questions."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onehour.data.conversations import parsed
 from onehour.errors import InputError
 from onehour.models.language import Choice, Language
 from onehour.models.likelihood import choose
@@ -27,14 +27,9 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         InputError: it cannot be read, has no line, or one that is neither; names the line.
     """
-    try:
-        lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise InputError(f"The prompts {path} cannot be read ({why}); name a file with one on each line.") from error
     found = [
         question_of(line, f"{path}, line {number}") if path.suffix == ".jsonl" else Question(line)
-        for number, line in lines
+        for number, line in enumerate(read_prompts(path), start=1)
         if line.strip()
     ]
     if len({bool(question.choices) for question in found}) != 1:
@@ -44,12 +39,23 @@ def read_questions(path: Path) -> list[Question]:
     return found
 
 
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file; InputError if there are none."""
+    try:
+        prompts = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise InputError(
+            f"The prompts {path} cannot be read ({why}); name a text file with a prompt on each line."
+        ) from error
+    if not prompts:
+        raise InputError(f"The file {path} has no prompts; write one on each line.")
+    return prompts
+
+
 def question_of(line: str, where: str) -> Question:
     """What a line of JSON asks."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is no JSON ({error}); mend it or take it out.") from error
+    row = parsed(line.encode(), where)
     if isinstance(row, dict) and isinstance(row.get("prompt"), str):
         return Question(row["prompt"])
     if (

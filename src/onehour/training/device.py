@@ -3,7 +3,6 @@
 import atexit
 import os
 import resource
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,11 +11,10 @@ from functools import cache
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from onehour.config import TrainConfig
 from onehour.errors import InputError
-from onehour.training.layers import layers_of
 
 
 @dataclass(frozen=True)
@@ -91,21 +89,6 @@ def available_devices() -> list[str]:
     """The kinds of device that torch can use on this machine, fastest first; cpu is always the last."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     return [name for name, usable in there.items() if usable]
-
-
-def compile_layers(model: nn.Module, device: torch.device) -> None:
-    """Let torch.compile turn each layer (what stands in a ModuleList; without one, the model) into fused code when it runs.
-
-    Layers of one shape share their code, so that the time this takes does not grow with their number. The module stays
-    what it is: the names in a checkpoint do not change.
-
-    Raises:
-        InputError: a CPU takes a C++ compiler, and there is none.
-    """
-    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
-        raise InputError("--compile takes a C++ compiler, and neither g++ nor clang++ is found here; install one.")
-    for layer in layers_of(model) or [model]:
-        layer.compile()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

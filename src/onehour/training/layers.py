@@ -1,11 +1,26 @@
-"""A model's layers, and what they keep for backward."""
+"""A model's layers: what they keep for backward, and whether they are compiled."""
 
+import shutil
 from functools import partial
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from onehour.config import TrainConfig
 from onehour.errors import InputError
+
+
+def set_up_layers(model: nn.Module, config: TrainConfig, device: torch.device) -> None:
+    """Let the layers of a model that is on `device` save memory, or be compiled, as `config` says.
+
+    Raises:
+        InputError: the model, or the machine, has not what that takes.
+    """
+    if config.activation_checkpointing:
+        checkpoint_layers(model)
+    if config.compile:
+        compile_layers(model, device)
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
@@ -29,3 +44,18 @@ def checkpoint_layers(model: nn.Module) -> None:
         )
     for layer in layers_of(model):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def compile_layers(model: nn.Module, device: torch.device) -> None:
+    """Let torch.compile turn each layer (what stands in a ModuleList; without one, the model) into fused code when it runs.
+
+    Layers of one shape share their code, so that the time this takes does not grow with their number. The module stays
+    what it is: the names in a checkpoint do not change.
+
+    Raises:
+        InputError: a CPU takes a C++ compiler, and there is none.
+    """
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
+        raise InputError("--compile takes a C++ compiler, and neither g++ nor clang++ is found here; install one.")
+    for layer in layers_of(model) or [model]:
+        layer.compile()

@@ -27,7 +27,6 @@ from onehour.training.clock import Clock
 from onehour.training.device import (
     Worker,
     autocast,
-    compile_layers,
     peak_memory,
     random_state,
     seed_random,
@@ -36,7 +35,7 @@ from onehour.training.device import (
 )
 from onehour.training.early_stopping import should_stop
 from onehour.training.evaluate import evaluate
-from onehour.training.layers import checkpoint_layers
+from onehour.training.layers import set_up_layers
 from onehour.training.optim import build_optimizer, learning_rate_at, set_learning_rate
 from onehour.training.parallel import (
     gather_objects,
@@ -94,10 +93,7 @@ def train(
 
     torch.manual_seed(config.seed)
     model = recipe.begin(data.folder).to(worker.device)
-    if config.activation_checkpointing:
-        checkpoint_layers(model)
-    if config.compile:
-        compile_layers(model, worker.device)
+    set_up_layers(model, config, worker.device)
     wrapped = parallelize(model, config.strategy, worker, config.precision, config.offload)
     if config.reproducible:
         add_in_pairs(wrapped, accumulated, worker)

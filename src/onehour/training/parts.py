@@ -11,6 +11,7 @@ from onehour.data.loader import MicroBatches, num_micro_batches
 from onehour.data.prepare import Data
 from onehour.recipe import Recipe
 from onehour.training.device import Worker, autocast, synchronize, this_worker, to_device
+from onehour.training.layers import set_up_layers
 from onehour.training.loop import sample_losses
 from onehour.training.optim import build_optimizer
 from onehour.training.parallel import mean_over_workers
@@ -51,6 +52,7 @@ def measure_parts(recipe: Recipe, config: TrainConfig, data: Data, num_steps: in
     accumulated = num_micro_batches(config, worker.world_size)
     torch.manual_seed(config.seed)
     model = recipe.begin(data.folder).to(worker.device)
+    set_up_layers(model, config, worker.device)
     optimizer = build_optimizer(model, config)
     order = MicroBatches(
         recipe, data.train, config.seed, config.global_batch_size, worker.rank, worker.world_size, accumulated

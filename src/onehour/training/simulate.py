@@ -1,5 +1,7 @@
 """A step of a training without its arithmetic: how much memory it takes, to the byte."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -10,7 +12,7 @@ from onehour.data.loader import num_micro_batches
 from onehour.data.prepare import Data
 from onehour.recipe import Batch, Recipe
 from onehour.training.device import Worker
-from onehour.training.layers import checkpoint_layers
+from onehour.training.layers import set_up_layers
 from onehour.training.loop import one_step
 from onehour.training.optim import build_optimizer
 
@@ -30,8 +32,7 @@ def peak_of_steps(recipe: Recipe, config: TrainConfig, data: Data) -> dict[str, 
     rows = recipe.augment(data.train[np.arange(size) % len(data.train)], lambda n: torch.rand(size, n))
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         model = recipe.begin(data.folder)
-        if config.activation_checkpointing:
-            checkpoint_layers(model)
+        set_up_layers(model, replace(config, compile=False), CPU)
         optimizer, tracker = build_optimizer(model, config), MemTracker()
         tracker.track_external(model, optimizer)
         batch: Batch = {name: fake.from_tensor(column) for name, column in rows.items()}
