@@ -14,7 +14,7 @@ from onehour.data.sources import Source
 from onehour.data.text import read_file
 
 QUESTION = "Write the docstring of this Python function, in one sentence.\n\n```python\n{}\n```"
-LONGEST = 600  # characters of a function: with longer ones fewer fit into ten minutes
+LONGEST = 600  # characters of a function: of longer ones fewer fit into a row
 WORDS = range(4, 40)  # in an answer: less says nothing, and more is no sentence
 
 

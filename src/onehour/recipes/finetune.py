@@ -57,7 +57,7 @@ class FineTune(Recipe):
                 object.__setattr__(self, name, str(Path(value).absolute()))
 
     def defaults(self) -> TrainConfig:
-        # For ten minutes on two CPU cores, a model of 135 million parameters and the docstrings.
+        # Few and small steps: for a CPU, a model of 135 million parameters and the docstrings.
         return TrainConfig(
             num_steps=48, global_batch_size=4, micro_batch_size=1, learning_rate=1e-3 if self.lora_rank else 5e-5,
             schedule="linear", warmup_steps=4, beta2=0.99, evaluate_every=24, evaluate_first=True, log_every=4,
