@@ -90,7 +90,7 @@ def test_every_trial_is_the_run_of_the_same_training(folder, capsys):
 
 
 def test_asha_stops_trials_of_several_workers_which_save_and_leave(folder, capsys):
-    """One at a time, the best first; whoever comes later is not among the best third at the first rung."""
+    """One at a time, the best first; whoever comes later is not among the best quarter at the first rung."""
     space = ["--space=learning_rate=choice(0.5,0.0001)", "--space=momentum=0"]
     options = ["--num-steps=2000", "--evaluate-every=50", "--log-every=50", "--at-once=1"]
     assert run("search toy --workers 2 --searcher grid", *options, *space) == 0
@@ -103,7 +103,7 @@ def test_asha_stops_trials_of_several_workers_which_save_and_leave(folder, capsy
 
 
 def test_pbt_lets_the_worst_go_on_from_the_best(folder, capsys):
-    """All four train at the same time: who is alone has nobody to go on from."""
+    """All four train at the same time and pace, which is the pace of sleeping: who is alone has nobody to go on from."""
     Path("slow.py").write_text(
         "import os, time\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
         "from onehour.recipes.toy import Toy\n"
@@ -113,7 +113,7 @@ def test_pbt_lets_the_worst_go_on_from_the_best(folder, capsys):
         "        if model.training and os.getpid() != self.planner:\n"
         "            Path(self.here, str(os.getpid())).touch()\n"
         "            while len(os.listdir(self.here)) < 4:\n                time.sleep(0.05)\n"
-        "            time.sleep(0.05)\n"
+        "            time.sleep(0.2)\n"
         "        return super().loss(model, batch)\n"
     )
     Path("here").mkdir()

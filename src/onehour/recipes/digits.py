@@ -34,7 +34,7 @@ class Digits(Recipe):
     def defaults(self) -> TrainConfig:
         return TrainConfig(
             num_epochs=24, global_batch_size=60, learning_rate=3e-3, weight_decay=0.05, warmup_steps=20,
-            evaluate_every=48,
+            evaluate_every=24,
         )  # fmt: skip
 
     def space(self) -> dict[str, str]:
