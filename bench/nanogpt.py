@@ -5,9 +5,10 @@ train what its README gives for a CPU: characters of tiny Shakespeare, 64 of the
 started the way its users start it, in turn, with equal threads; evaluating and starting are left out.
 
 - Time to a loss: nanoGPT's 2,000 steps; onehour's fewer, larger ones; and the loss of both on 2,400 windows of the last
-  tenth of the text, which neither has trained on.
+  tenth of the text, which neither has trained on. The same once beside nanoGPT of 6 and of 8 layers.
 - Step time at equal depth, width, context and batch, and nearly equal parameters, at depth 4, 6 and 8, by the optimizer
-  that both have and by Muon; and what share of the speed of a large matrix product the model's arithmetic has.
+  that both have, by Muon, and compiled; and what share of the speed of a large matrix product the model's arithmetic has,
+  also at depth 8 and context 256.
 """
 
 import argparse
@@ -28,6 +29,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from onehour.models.gpt import GPT, GPTConfig
+from onehour.recipes.gpt import GPTRecipe
 from onehour.training.run import Run, load_trained
 from watch import ratio
 
@@ -39,7 +42,12 @@ README_LINE = (
 SHAPE = f"--context {CONTEXT} --width {WIDTH} --num-heads 4 --num-kv-heads 2 --hidden-width 352"
 # Narrower and shallower than nanoGPT's: of those tried, the one that comes to its loss soonest (history.md).
 NARROW = "--context 64 --width 96 --num-heads 3 --num-kv-heads 3 --hidden-width 256"
-RECIPE = "--optimizer muon --learning-rate 2e-2 --num-steps 400 --global-batch-size 16 --warmup-steps 20"
+RECIPE = "--learning-rate 2e-2 --num-steps 430 --global-batch-size 16 --warmup-steps 20"
+KINDS = {
+    "AdamW": "--optimizer adamw --learning-rate 1e-3",
+    "Muon": "--optimizer muon",
+    "AdamW, compiled": "--optimizer adamw --learning-rate 1e-3 --compile",
+}
 
 
 @dataclass(frozen=True)
@@ -110,10 +118,12 @@ def product_speed() -> float:
     return float(2 * 1024**3 / min(times))
 
 
-def arithmetic(depth: int) -> float:
-    """Multiplications and additions of a step forward and backward: 6 for each weight and token, and attention's."""
-    weights = depth * (3 * WIDTH**2 + 3 * WIDTH * 352) + WIDTH * 256
-    return BATCH * CONTEXT * (6.0 * weights + 12 * depth * WIDTH * CONTEXT)
+def arithmetic(shape: GPTConfig, num_samples: int) -> float:
+    """Multiplications and additions of a step forward and backward: 6 for each weight and token, and attention's
+    (Chowdhery et al. 2022, "PaLM", appendix B)."""
+    with torch.device("meta"):
+        weights = sum(p.numel() for name, p in GPT(shape).named_parameters() if name != "embed_tokens.weight")
+    return num_samples * shape.context * (6.0 * weights + 12 * shape.num_layers * shape.width * shape.context)
 
 
 def main() -> None:
@@ -135,37 +145,52 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.txt"
         file.write_bytes(train)
+        compare_training(nanogpt, file, windows, 4, arguments.rounds, threads)
+        compare_training(nanogpt, file, windows, 6, 1, threads)
+        compare_training(nanogpt, file, windows, 8, 1, threads)
         compare_steps(nanogpt, file, arguments.rounds, threads)
-        compare_training(nanogpt, file, windows, arguments.rounds, threads)
+        share_of_peak(file, threads)
 
 
 def compare_steps(nanogpt: Path, text: Path, rounds: int, threads: int) -> None:
     """Print the step time of both at each depth."""
     for depth in (4, 6, 8):
-        kinds = ("adamw", "muon")
         pairs = []
         for _ in range(rounds):
             other = theirs(nanogpt, depth, 40, 1, threads).step
-            options = f"--num-steps 40 --global-batch-size {BATCH} --log-every 1 --optimizer "
-            pairs.append([other, *(ours(text, depth, options + kind, threads).step for kind in kinds)])
-        for i, kind in enumerate(kinds, start=1):
+            options = f"--num-steps 40 --global-batch-size {BATCH} --log-every 1 "
+            pairs.append([other, *(ours(text, depth, options + kind, threads).step for kind in KINDS.values())])
+        for i, kind in enumerate(KINDS, start=1):
             mine, other_times = [pair[i] for pair in pairs], [pair[0] for pair in pairs]
-            share = arithmetic(depth) / statistics.median(mine) / product_speed()
+            shape = GPTConfig(context=CONTEXT, num_layers=depth, width=WIDTH)
+            share = arithmetic(shape, BATCH) / statistics.median(mine) / product_speed()
             print(f"step time, depth {depth}, onehour by {kind} / nanoGPT: {ratio(mine, other_times)}; "
                   f"{1e3 * statistics.median(mine):.1f} ms / {1e3 * statistics.median(other_times):.1f} ms; "
                   f"{share:.0%} of a large matrix product's speed", flush=True)  # fmt: skip
 
 
-def compare_training(nanogpt: Path, text: Path, windows: torch.Tensor, rounds: int, threads: int) -> None:
-    """Print the time and the loss of both trainings."""
+def share_of_peak(text: Path, threads: int) -> None:
+    """Print how much of a large matrix product's speed gpt has at depth 8 and context 256."""
+    recipe = GPTRecipe(depth=8, context=256)
+    options = "--num-steps 6 --global-batch-size 8 --log-every 1"
+    step = ours(text, 8, options, threads, form="--context 256").step
+    share = arithmetic(recipe.gpt_config(), 8) / step / product_speed()
+    print(
+        f"gpt, depth 8, context 256, of a large matrix product's speed: {share:.0%} ({step:.2f} s a step)", flush=True
+    )
+
+
+def compare_training(nanogpt: Path, text: Path, windows: torch.Tensor, depth: int, rounds: int, threads: int) -> None:
+    """Print the time and the loss of nanoGPT of this depth and of onehour with a layer less."""
     pairs = [
-        (ours(text, 3, RECIPE, threads, windows, NARROW), theirs(nanogpt, 4, 2000, 200, threads)) for _ in range(rounds)
+        (ours(text, depth - 1, RECIPE, threads, windows, NARROW), theirs(nanogpt, depth, 2000, 200, threads))
+        for _ in range(rounds)
     ]
     mine, other = ([pair[i] for pair in pairs] for i in (0, 1))
     losses = " / ".join(f"{statistics.median(t.loss for t in kind):.3f}" for kind in (mine, other))
     seconds = " / ".join(f"{statistics.median(t.seconds for t in kind):.1f} s" for kind in (mine, other))
     times = ratio([t.seconds for t in mine], [t.seconds for t in other])
-    print(f"training, onehour / nanoGPT: {times}; {seconds}; held-out loss {losses}")
+    print(f"training, depth {depth}, onehour / nanoGPT: {times}; {seconds}; held-out loss {losses}", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,15 +35,17 @@ STEPS = 24
 
 EVERY = dict(num_steps=STEPS, log_every=1, evaluate_every=8, checkpoint_every=8)
 SMALL_GPT = GPTRecipe(depth=2, context=32, text=str(ROOT / "LICENSE"))
-GPT_CONFIG = dataclasses.replace(GPTRecipe().defaults(), **EVERY, global_batch_size=12, micro_batch_size=2)
+MUON_CONFIG = dataclasses.replace(
+    GPTRecipe().defaults(), **EVERY, global_batch_size=12, micro_batch_size=2, warmup_steps=240
+)
 CASES = {
     "toy": (Toy(), dataclasses.replace(Toy().defaults(), **EVERY, global_batch_size=6, learning_rate=0.1)),
     "digits": (
         Digits(),
         dataclasses.replace(Digits().defaults(), **EVERY, global_batch_size=36, micro_batch_size=6),
     ),
-    "gpt": (SMALL_GPT, GPT_CONFIG),
-    "muon": (SMALL_GPT, dataclasses.replace(GPT_CONFIG, optimizer="muon", learning_rate=1e-2)),
+    "gpt": (SMALL_GPT, dataclasses.replace(MUON_CONFIG, optimizer="adamw", learning_rate=3e-3)),
+    "muon": (SMALL_GPT, MUON_CONFIG),
 }
 
 KILLED = """

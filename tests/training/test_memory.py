@@ -19,7 +19,9 @@ from onehour.training.optim import build_optimizer
 from onehour.training.simulate import peak_of_steps
 
 RECIPE = GPTRecipe(depth=2, context=64, text=str(Path(__file__).parents[2] / "LICENSE"))
-CONFIG = dataclasses.replace(RECIPE.defaults(), num_steps=4, log_every=1, evaluate_every=None, checkpoint_every=None)
+CONFIG = dataclasses.replace(
+    RECIPE.defaults(), optimizer="adamw", num_steps=4, log_every=1, evaluate_every=None, checkpoint_every=None
+)
 CONFIGS = {
     "adamw": CONFIG,
     "muon": dataclasses.replace(CONFIG, optimizer="muon"),

@@ -107,7 +107,7 @@ def test_a_model_without_layers_is_refused():
 
 def test_its_memory_is_one_moment_of_matrices_and_two_of_the_rest():
     recipe = GPTRecipe(depth=2, context=32, text=str(LICENSE))
-    model, config = recipe.build_model(), dataclasses.replace(recipe.defaults(), optimizer="muon", num_steps=1)
+    model, config = recipe.build_model(), dataclasses.replace(recipe.defaults(), num_steps=1)
     estimate = estimate_memory(recipe, model, config, prepare(recipe).train, 1)
     *_, report = train(recipe, config)
     kept = [t.numel() * t.element_size() for name, t in report.checkpoint.tensors["optimizer"].items() if t.dim()]
@@ -116,9 +116,7 @@ def test_its_memory_is_one_moment_of_matrices_and_two_of_the_rest():
 
 def test_going_on_from_a_checkpoint_changes_no_bit(tmp_path):
     recipe = GPTRecipe(depth=1, context=32, text=str(LICENSE))
-    config = dataclasses.replace(
-        recipe.defaults(), optimizer="muon", num_steps=8, log_every=1, checkpoint_every=4, evaluate_every=None
-    )
+    config = dataclasses.replace(recipe.defaults(), num_steps=8, log_every=1, checkpoint_every=4, evaluate_every=None)
     whole = list(keep(train(recipe, config), create_run(tmp_path, "whole", "gpt")))
     rest = list(train(recipe, config, tmp_path / "whole" / "checkpoints" / "step_0000004"))
     assert [r.metrics["loss"] for r in rest] == [r.metrics["loss"] for r in whole[4:]]

@@ -60,13 +60,13 @@ class GPTRecipe(Recipe):
     def defaults(self) -> TrainConfig:
         # For two minutes on two CPU cores: a small model, small batches and many steps.
         return TrainConfig(
-            num_steps=2400, global_batch_size=8, learning_rate=min(3e-3, 6e-3 / self.depth), schedule="linear",
-            warmup_steps=240, beta2=0.99, weight_decay=0.1, evaluate_every=800, checkpoint_every=800,
+            num_steps=2400, global_batch_size=8, optimizer="muon", learning_rate=min(1e-2, 2e-2 / self.depth),
+            schedule="linear", warmup_steps=120, beta2=0.99, weight_decay=0.1, evaluate_every=800, checkpoint_every=800,
         )  # fmt: skip
 
     def space(self) -> dict[str, str]:
         return {
-            "learning_rate": "log(3e-4, 3e-2)",
+            "learning_rate": "log(1e-3, 1e-1)",
             "weight_decay": "log(1e-2, 1)",
             "beta2": "choice(0.95, 0.99, 0.999)",
         }
