@@ -87,7 +87,7 @@ def state_of(
     model: nn.Module, optimizer: Optimizer, random: list[dict[str, Tensor]], facts: dict[str, Any],
     saving: dist.ProcessGroup | None,
 ) -> State:  # fmt: skip
-    """The state of a training; `random` is the random state of each worker, by rank. The tensors stay the live ones."""
+    """The state of a training; `random` is on rank 0 the random state of each worker. The tensors stay the live ones."""
     tensors = {
         "model": model_tensors(model),
         "optimizer": optimizer_tensors(model, optimizer),

@@ -12,7 +12,7 @@ from onehour.data.loader import evaluation_batches, fixed_evaluation_batches, nu
 from onehour.data.prepare import Data
 from onehour.recipe import Recipe
 from onehour.training.device import Worker, autocast, to_device
-from onehour.training.parallel import gather_objects, is_sharded
+from onehour.training.parallel import gather_objects, is_sharded, of_rank_0
 
 
 @torch.no_grad()
@@ -37,12 +37,17 @@ def evaluate(recipe: Recipe, model: nn.Module, data: Data, config: TrainConfig, 
         for _ in range(math.ceil(largest_share / batch_size) - len(batches)):
             count(recipe, model, data, range(1), config, worker)
     model.train()
+    totals = of_rank_0(add_up(gather_objects(counts, worker)), worker)
+    return recipe.metrics(totals, len(data.held_out), data.facts)
+
+
+def add_up(parts: list[dict[str, list[Any]]]) -> dict[str, Any]:
+    """The totals of what the workers have counted. One without samples has no names, so this is no all-reduce."""
     everything: dict[str, list[Any]] = defaultdict(list)
-    for part in gather_objects(counts, worker):  # a worker without samples has no names, so this is no all-reduce
+    for part in parts:
         for name, values in part.items():
             everything[name] += values
-    totals = {name: total(values) for name, values in everything.items()}
-    return recipe.metrics(totals, len(data.held_out), data.facts)
+    return {name: total(values) for name, values in everything.items()}
 
 
 def count(

@@ -144,8 +144,22 @@ def gather_tensors(tensor: Tensor, worker: Worker) -> list[Tensor]:
 
 
 def gather_objects(value: T, worker: Worker) -> list[T]:
-    """The `value` of every worker, in the order of their ranks."""
+    """The `value` of every worker, in the order of their ranks, on rank 0; nothing elsewhere.
+
+    If all had them all, each worker would receive and unpack more, the more of them there are.
+    """
     values = [value] * worker.world_size
-    if worker.world_size > 1:
+    if worker.world_size > 1 and worker.device.type == "cuda":
+        # NCCL would gather by a connection of rank 0 to each other worker, each with memory of its GPU (not measured).
         dist.all_gather_object(values, value)
-    return values
+    elif worker.world_size > 1:
+        dist.gather_object(value, values if worker.rank == 0 else None)
+    return values if worker.rank == 0 else []
+
+
+def of_rank_0(value: T, worker: Worker) -> T:
+    """The `value` of rank 0, on every worker."""
+    values = [value]
+    if worker.world_size > 1:
+        dist.broadcast_object_list(values)
+    return values[0]

@@ -23,15 +23,15 @@ from onehour.data.order import positions_of, sample_at
 from onehour.errors import InputError
 from onehour.recipe import Batch
 from onehour.training.device import Worker
-from onehour.training.parallel import gather_objects
+from onehour.training.parallel import gather_objects, of_rank_0
 
 
 class Record:
-    """The notes of one attempt: kept by each worker, gathered when there is a report."""
+    """The notes of one attempt: kept by each worker, gathered by rank 0 when there is a report."""
 
     def __init__(self, config: TrainConfig, origin: dict[str, Any] | None, num_samples: int, worker: Worker) -> None:
         self.worker = worker
-        self.attempt: str = gather_objects(uuid.uuid4().hex[:8], worker)[0]
+        self.attempt: str = of_rank_0(uuid.uuid4().hex[:8], worker)
         self.on, self.with_ids = config.audit or config.audit_ids, config.audit_ids
         self.noted: list[tuple[int, str, list[int]]] = []
         self.first: list[dict[str, Any]] = [
@@ -52,7 +52,7 @@ class Record:
             self.noted.append((step, digest(ids), ids.tolist() if self.with_ids else []))
 
     def gather(self) -> list[dict[str, Any]]:
-        """The rows since the last time, of all workers together."""
+        """On rank 0, the rows since the last time, of all workers together."""
         if not self.on:
             return []
         rows, self.first = self.first, []
