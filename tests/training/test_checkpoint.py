@@ -12,7 +12,7 @@ from onehour.errors import InputError, TrainingError
 from onehour.recipes.digits import Digits
 from onehour.recipes.toy import Toy
 from onehour.training import checkpoint
-from onehour.training.checkpoint import load_model
+from onehour.training.checkpoint import load_model, load_random, state_of
 from onehour.training.keep import keep
 from onehour.training.loop import train
 from onehour.training.run import create_run, load_trained, open_run
@@ -71,6 +71,15 @@ def test_what_is_loaded_is_what_was_saved(run):
     load_model(model, run.checkpoint_at(4))
     saved = load_file(run.checkpoint_at(4) / "model.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+
+
+def test_each_worker_gets_its_own_random_state_back(tmp_path):
+    states = [{"cpu": torch.full((16,), rank, dtype=torch.uint8)} for rank in range(12)]
+    model = torch.nn.Linear(1, 1)
+    state_of(model, torch.optim.SGD(model.parameters()), states, {"step": 1}, None).save(tmp_path / "step_0000001")
+    for rank in (0, 1, 11):
+        (name, found), *more = load_random(tmp_path / "step_0000001", rank).items()
+        assert (name, found.tolist(), more) == ("cpu", [rank] * 16, [])
 
 
 def test_a_checkpoint_of_another_model_is_refused(run):

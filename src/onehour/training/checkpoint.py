@@ -262,5 +262,6 @@ def read_into(tensors: dict[str, Tensor], folder: Path, name: str) -> None:
 
 def load_random(folder: Path, rank: int) -> dict[str, Tensor]:
     """The random state of the worker `rank` that wrote the checkpoint."""
-    saved = load_file(folder / "random.safetensors")
-    return {name.partition("/")[2]: tensor for name, tensor in saved.items() if name.startswith(f"{rank}/")}
+    with safe_open(folder / "random.safetensors", "pt") as saved:  # each worker reads its own, not those of all
+        names = [name for name in saved.keys() if name.startswith(f"{rank}/")]  # noqa: SIM118
+        return {name.partition("/")[2]: saved.get_tensor(name) for name in names}
