@@ -7,7 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from onehour.cluster import attempt
-from onehour.cluster.attempt import Attempt
+from onehour.cluster.attempt import Attempt, look_seconds
+
+
+def test_the_controller_looks_more_rarely_after_many_workers_so_that_its_work_does_not_grow():
+    assert [look_seconds(workers) for workers in (1, 64, 120)] == [0.2, 0.2, 0.2]
+    assert look_seconds(4800) / 4800 == look_seconds(600) / 600 == 1 / 600
 
 
 def interrupt(number, frame):

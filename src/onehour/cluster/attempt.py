@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-# How often Ray's controller looks after its workers. Its default of 2 seconds would be added to the end of every run.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
 # An actor that asks whether a node is to be taken away; launch.py asks itself.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -36,6 +34,8 @@ from onehour.training.run import Run
 
 Work = Callable[[dict[str, Any]], None]
 
+LOOK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+LOOK_ASKED_FOR = os.environ.get(LOOK)
 FOLLOW_SECONDS = 0.05
 ASK_SECONDS = 1.0
 # launch.py begins again itself, from a checkpoint that it has examined. Left to itself, Ray would for ever.
@@ -52,6 +52,15 @@ class Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
         return [c for c in callbacks if not isinstance(c, DatasetsCallback | PlacementGroupCleanerCallback)]
+
+
+def look_seconds(workers: int) -> float:
+    """How long Ray's controller waits before it looks after its workers again, if nobody asked for anything else.
+
+    Its default of 2 seconds would be added to the end of every run. A look takes a third of a millisecond of its core for
+    each worker (bench/growth.py), so where they are many it waits longer: for never more than a fifth of the core.
+    """
+    return max(0.2, workers / 600)
 
 
 def kill_controller() -> None:
@@ -95,6 +104,7 @@ class Attempt:
         self.error: Exception | None = None
         self.ended = threading.Event()
         cpus = cpus_of_each(scale, workers, nodes())
+        os.environ[LOOK] = LOOK_ASKED_FOR or str(look_seconds(workers))  # read when the trainer starts its controller
         self.trainer = Trainer(
             work or train_worker,
             train_loop_config=job_of(recipe, config, scale, run, start, away),
