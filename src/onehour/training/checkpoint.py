@@ -111,7 +111,7 @@ def write(state: State, folder: Path) -> None:
 
 
 def write_sharded(state: State, folder: Path | None) -> str:
-    """Write this worker's parts of a sharded model; `folder` is known to rank 0. Returns the lines of their sums."""
+    """Write this worker's parts of a sharded model; `folder` is known to rank 0, which gets the sums of all, as lines."""
     from onehour.training.shards import write_parts
 
     assert state.saving

@@ -21,7 +21,7 @@ from onehour.training.sums import sum_lines
 def write_parts(tensors: dict[str, dict[str, Tensor]], folder: Path | None, group: dist.ProcessGroup) -> str:
     """Write this worker's parts of the tensors into a folder for each name; all workers of `group` have to call it.
 
-    The worker of rank 0 says where, the others give None. Returns the lines of SHA256SUMS for the parts of all.
+    The worker of rank 0 says where, the others give None. It gets the lines of SHA256SUMS for the parts of all; they "".
 
     Raises:
         OSError: one of the workers could not write its part.
@@ -39,8 +39,8 @@ def write_parts(tensors: dict[str, dict[str, Tensor]], folder: Path | None, grou
             rank, (reason, _) = next(iter(error.failures.items()))
             raise OSError(f"the worker of rank {rank} could not write its part: {reason}") from error
     mine = root.glob(f"*/shard-{dist.get_rank(group) + 1:05d}-*")
-    lines = [""] * dist.get_world_size(group)
-    dist.all_gather_object(lines, sum_lines(mine, root), group)
+    lines = [""] * dist.get_world_size(group) if dist.get_rank(group) == 0 else []
+    dist.gather_object(sum_lines(mine, root), lines or None, group=group)
     return "".join(lines)
 
 
