@@ -7,8 +7,10 @@ goes on while the workers rest. A report, an evaluation or a checkpoint is what 
 without. Memory is PSS, in which a page that n processes share counts as 1 / n for each.
 
 To each part a + b log2 N and a + b N are fitted by least squares. The better one tells what 4,096 workers would take;
-where that is the line, and it rises by a fifth or more, the part is named. Where the next number of workers would leave
-less than 4 GB of memory, as many are measured as do.
+where that is the line, and it rises by a fifth or more, the part is named. What is measured "on these cores" is not
+fitted. A start-up takes the longer, the fewer the cores, and processes of Ray spend 14 ms a second while they wait, so
+that start-ups of many workers are somewhat overstated. Where the next number of workers would leave less than 4 GB of
+memory, as many are measured as do; and the last number is given up if other programs take the memory meanwhile.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from onehour.cluster.connect import stay_on_loopback  # imports ray, which bring
 import psutil  # isort: skip
 
 RAYLETS, FAR = 2, 4096
-SPARE_MB = 4000
+SPARE_MB, LEAST_MB = 4000, 2000
 REST_SECONDS = 5
 KINDS = {"gcs_server": "GCS", "ray::TrainController": "controller", "ray::RayTrainWorker": "worker"}
 CENTRAL = ("driver", "controller", "GCS")
@@ -80,6 +82,8 @@ def measure_sizes(most: int, folder: Path) -> dict[int, Parts]:
                 print(number, json.dumps(measured[number]), file=sys.stderr, flush=True)
             if workers > room:
                 break
+    except MemoryError:
+        print("Other programs have taken the memory meanwhile; these are not measured.", flush=True)
     finally:
         cluster.shutdown()
     return measured
@@ -124,10 +128,12 @@ def measure(workers: int, address: str, folder: Path) -> Parts:
 
 
 def wait_for(file: Path, driver: subprocess.Popen[bytes]) -> None:
-    """Wait until there is something in the file."""
+    """Wait until there is something in the file; raises MemoryError where this machine has hardly any left."""
     while not (file.is_file() and file.stat().st_size):
         if driver.poll() is not None:
             raise SystemExit(f"The training has ended before it wrote {file}.")
+        if psutil.virtual_memory().available < LEAST_MB * 1e6:
+            raise MemoryError
         time.sleep(0.02)
 
 

@@ -16,7 +16,7 @@ import torch
 HERE = Path(__file__).parent
 SUITE = (
     "data.py", "parity.py", "launch.py", "checkpoint.py --depth 2 --rounds 4", "prepare.py", "search.py",
-    "reproducible.py", "memory.py", "generate.py", "classify.py", "nanogpt.py", "chaos.py --faults 14",
+    "reproducible.py", "memory.py", "growth.py", "generate.py", "classify.py", "nanogpt.py", "chaos.py --faults 14",
 )  # fmt: skip
 
 
