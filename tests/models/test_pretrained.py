@@ -23,6 +23,7 @@ from transformers import (
 from onehour.data.chat import Chat
 from onehour.data.tokens import BytePairs, Bytes, train_byte_pairs
 from onehour.errors import InputError
+from onehour.models.gguf import read_head
 from onehour.models.gpt import GPT, GPTConfig, RopeScaling
 from onehour.models.huggingface import write_folder
 from onehour.models.language import Choice, Language
@@ -224,6 +225,32 @@ def test_a_gguf_file_is_the_model_that_was_written(theirs, words, tmp_path, quan
         torch.testing.assert_close(ours.build()(tokens), twin(tokens).logits, atol=1e-4, rtol=1e-4)
     assert (ours.config.rope_scaling, ours.chat) == (LLAMA3, Chat(TEMPLATE, "<s>", "</s>", (301,)))
     assert BytePairs(ours.tokenizer).encode(TEXT.encode()).tolist() == Tokenizer.from_str(words).encode(TEXT).ids
+
+
+def test_a_file_is_read_as_the_package_gguf_reads_it(tmp_path):
+    """Values of every type, and weights in quantizations whose blocks do not divide evenly into rows."""
+    path, kinds = tmp_path / "model.gguf", gguf.GGMLQuantizationType
+    writer, random = gguf.GGUFWriter(path, "llama"), np.random.default_rng(1)
+    for value in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"):
+        getattr(writer, f"add_{value}")(value, 7)
+    writer.add_bool("bool", True)
+    for name, values in {"texts": ["", "é", "你好"], "ints": [3, -4], "floats": [0.5], "bools": [True, False]}.items():
+        writer.add_array(name, values)
+    writer.add_custom_alignment(64)
+    for kind in (kinds.F32, kinds.F16, kinds.BF16, kinds.Q8_0, kinds.Q4_1, kinds.Q5_0):
+        numbers = random.normal(size=(37, 96)).astype(np.float32)
+        writer.add_tensor(kind.name, gguf.quantize(numbers, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    said, stored = read_head(path)
+    theirs = gguf.GGUFReader(path)
+    fields = {name: field.contents() for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
+    assert said == fields and list(said) == list(fields)
+    assert list(stored) == [tensor.name for tensor in theirs.tensors]
+    for tensor in theirs.tensors:
+        assert np.array_equal(stored[tensor.name].read().numpy(), gguf.dequantize(tensor.data, tensor.tensor_type))
 
 
 def test_words_and_digits_are_cut_as_the_file_says(theirs, words, tmp_path):

@@ -3,15 +3,26 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from onehour.data.chat import Chat
 from onehour.errors import InputError
 from onehour.models.gpt import GPT, GPTConfig
 
 UNUSED = ("rotary_emb.inv_freq", "rope_freqs.weight")  # rotary frequencies, which follow from the configuration
+
+
+class Undrawn(TorchFunctionMode):
+    """Within it, what torch.nn.init is to fill stays as it is: memory that nobody has written yet."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return named["tensor"]  # all of its functions hand it on by this name
+        return function(*arguments, **(named or {}))
 
 
 @dataclass(frozen=True)
@@ -52,9 +63,8 @@ class Pretrained:
 
     def build(self) -> GPT:
         """The model with its weights, on the CPU in float32 and in evaluation mode. Raises InputError as `load` does."""
-        with torch.device("meta"):  # drawing random weights first would take longer than reading these
+        with Undrawn():  # drawing random weights first would take longer than reading these
             model = GPT(self.config)
-        model.to_empty(device="cpu")
         self.load(model)
         return model.eval()
 
