@@ -1,14 +1,18 @@
 """What a step takes in memory: worked out beforehand, and seen by torch's profiler; layers that compute once more."""
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from tiny import write_conversations, write_tiny
 from torch.profiler import ProfilerActivity, profile
 
 from onehour.data.prepare import prepare
 from onehour.errors import InputError
+from onehour.recipes.finetune import FineTune
 from onehour.recipes.gpt import GPTRecipe
 from onehour.recipes.toy import Toy
 from onehour.training.device import Worker
@@ -30,18 +34,19 @@ CONFIGS = {
 }
 
 
-def measured_peak(config) -> int:
+def measured_peak(config, recipe=RECIPE) -> int:
     """The most bytes that all tensors took at a time in two steps."""
-    rows = prepare(RECIPE).train
+    data = prepare(recipe)
+    rows = data.train
     size = config.micro_batch_size or config.global_batch_size
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        model = RECIPE.build_model()
+        model = recipe.begin(data.folder)
         if config.activation_checkpointing:
             checkpoint_layers(model)
         optimizer = build_optimizer(model, config)
         for step in range(2):
             batches = [rows[list(range(size))] for _ in range(config.global_batch_size // size)]
-            one_step(RECIPE, model, optimizer, batches, config, Worker(0, 1, torch.device("cpu")), step)
+            one_step(recipe, model, optimizer, batches, config, Worker(0, 1, torch.device("cpu")), step)
     events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     total = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -62,6 +67,27 @@ def test_the_plan_tells_about_as_much(name):
     size = config.micro_batch_size or config.global_batch_size
     told = estimate_memory(RECIPE, RECIPE.build_model(), config, prepare(RECIPE).train, size).total
     assert told == pytest.approx(peak_of_steps(RECIPE, config, prepare(RECIPE))["total"], rel=0.15)
+
+
+@pytest.mark.parametrize("rank", [4, None])
+def test_the_plan_of_a_fine_tuning_tells_what_torch_counts(rank, tmp_path):
+    write_tiny(tmp_path / "tiny")
+    write_conversations(tmp_path / "talk.jsonl")
+    recipe = FineTune(str(tmp_path / "tiny"), str(tmp_path / "talk.jsonl"), context=160, lora_rank=rank)
+    data, config = prepare(recipe), recipe.defaults()
+    told = estimate_memory(recipe, recipe.begin(data.folder), config, data.train, config.micro_batch_size).total
+    assert told == pytest.approx(measured_peak(config, recipe), rel=0.15)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_nothing_stays_of_a_model_that_was_looked_at(name):
+    """A step was leaked once, activations and weights: 1.2 GB of a fine-tuning, before it began."""
+    model = RECIPE.build_model()
+    weight = weakref.ref(model.embed_tokens.weight)
+    estimate_memory(RECIPE, model, CONFIGS[name], prepare(RECIPE).train, 2)
+    del model
+    gc.collect()
+    assert weight() is None
 
 
 def test_layers_that_compute_once_more_take_less_memory_and_change_no_bit():

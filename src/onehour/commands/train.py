@@ -279,8 +279,10 @@ def finish(run: "Run", scale: ScaleConfig) -> None:
     from onehour.show.curve import save_curve
     from onehour.show.table import profile_text, tables_text
     from onehour.show.terminal import in_bytes
+    from onehour.training.device import give_back
     from onehour.training.run import load_trained
 
+    give_back()  # what the training took: there are models to open yet
     rows = run.rows()
     recipe, model = load_trained(run)
     curve = save_curve(rows, run.name, run.folder / "curve.png")

@@ -1,11 +1,13 @@
 """Where a worker computes, and in which precision: the one place that knows about devices."""
 
 import atexit
+import ctypes
+import gc
 import os
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -102,6 +104,16 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def give_back() -> None:
+    """Free what only cycles hold, such as an optimizer, and give freed memory back to the system.
+
+    glibc keeps freed blocks below 32 MB, in pieces that others may not fit into.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

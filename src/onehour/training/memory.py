@@ -67,7 +67,7 @@ def kept_for_backward(recipe: Recipe, model: nn.Module, batch: Batch) -> int:
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor
+        return tensor.detach()  # what an operation puts out, and keeps, would otherwise keep the operation: for ever
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         losses = sample_losses(recipe, model, batch)  # alive until all is counted, so that no address is used twice

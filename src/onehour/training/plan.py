@@ -8,6 +8,7 @@ from onehour.data.loader import num_micro_batches, num_shards
 from onehour.data.prepare import Data
 from onehour.recipe import Recipe
 from onehour.training.checkpoint import check_order, load_model, read_facts
+from onehour.training.device import give_back
 from onehour.training.loop import count_steps
 from onehour.training.memory import Memory, estimate_memory
 from onehour.training.optim import build_optimizer
@@ -49,6 +50,8 @@ def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, sta
         check_order(read_facts(start), recipe, config, data, start)
         load_model(model, start)
     memory = estimate_memory(recipe, model, config, data.train, micro_batch_size)
+    del model
+    give_back()
     return Plan(
         workers=workers,
         micro_batch_size=micro_batch_size,
