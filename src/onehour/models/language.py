@@ -80,12 +80,23 @@ class Language:
     def write_all(self, prompts: Sequence[str], choice: Choice, asked: bool = False) -> list[str]:
         """Continue several prompts at once, or answer them. At temperature 0 each becomes what it becomes alone.
 
+        A text that will outgrow the context is written alone: in a batch it would forget its beginning at another token.
+
         Raises:
             InputError: a prompt is longer than the model's context, or is asked, and the model does not converse.
         """
-        tokens, padding = side_by_side([self.tokens_of(prompt, asked) for prompt in prompts])
-        rows: list[list[int]] = [[] for _ in prompts]
-        going = set(range(len(prompts)))
+        texts = [self.tokens_of(prompt, asked) for prompt in prompts]
+        room = self.model.config.context - choice.num_tokens
+        fitting = [i for i, tokens in enumerate(texts) if len(tokens) <= room]
+        together = self.continue_all([texts[i] for i in fitting], choice) if fitting else []
+        written = dict(zip(fitting, together, strict=True))
+        return [written[i] if i in written else "".join(self.continued(texts[i], choice)) for i in range(len(texts))]
+
+    def continue_all(self, texts: Sequence[list[int]], choice: Choice) -> list[str]:
+        """The text that follows each of several texts of tokens, as long as all of them fit into the context."""
+        tokens, padding = side_by_side(texts)
+        rows: list[list[int]] = [[] for _ in texts]
+        going = set(range(len(texts)))
         for token in self.following(tokens, choice, padding):
             going -= {i for i in going if token[i].item() in self.chat.stops}
             for i in going:
