@@ -11,11 +11,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.functional import cross_entropy
 
-from onehour.config import TrainConfig
 from onehour.data.prepare import prepare
 from onehour.models.loss import LOGITS_AT_ONCE
 from onehour.recipes.gpt import GPTRecipe
 from onehour.training.loop import train
+from onehour.training.memory import estimate_memory
 from onehour.training.simulate import peak_of_steps
 
 LICENSE = Path(__file__).parents[2] / "LICENSE"
@@ -108,8 +108,9 @@ def test_in_bfloat16_they_differ_by_its_rounding(together, at_once):
     torch.testing.assert_close(together["half fsdp"], at_once, rtol=1e-2, atol=0)
 
 
-def test_a_step_takes_half_the_memory():
-    mine, theirs = (
-        peak_of_steps(kind(**OPTIONS), CONFIG, prepare(kind(**OPTIONS)))["total"] for kind in (GPTRecipe, AtOnce)
-    )
+def test_a_step_takes_half_the_memory_as_the_plan_tells():
+    recipe, rows = GPTRecipe(**OPTIONS), prepare(GPTRecipe(**OPTIONS)).train
+    mine, theirs = (peak_of_steps(r, CONFIG, prepare(r))["total"] for r in (recipe, AtOnce(**OPTIONS)))
     assert mine < 0.5 * theirs
+    told = estimate_memory(recipe, recipe.build_model(), CONFIG, rows, CONFIG.global_batch_size).total
+    assert told == pytest.approx(mine, rel=0.15)

@@ -260,12 +260,11 @@ class GPT(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Integer tokens (B, T) to float32 logits (B, T, V). With a cache, the tokens follow those it holds.
 
-        `parts` are as in `read`. `wanted` (B, T), true at N places, asks for the logits of these alone, (N, V). `targets`,
-        (B, T) or (N,), are the tokens that come next, and ask for the loss of each in place of logits (`token_losses`).
+        `parts` are as in `read`. `wanted` (B, T), true at N places, asks for these alone, (N, V). `targets`, (B, T) or (N,),
+        are the tokens that come next, and ask for the loss of each in place of logits: see `token_losses`.
         """
         x = self.read(tokens, cache, parts)
-        if wanted is not None:
-            x = x[wanted]
+        x = x if wanted is None else x[wanted]
         weight = (self.embed_tokens if self.lm_head is None else self.lm_head).weight
         return F.linear(x, weight).float() if targets is None else token_losses(x, weight, targets)
 
