@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onehour.errors import InputError
+from onehour.models.loss import token_losses
 
 Rotary = tuple[Tensor, Tensor]  # cosine and sine: see rotary_tables
 
@@ -254,18 +255,18 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=deviation)
 
     def forward(
-        self, tokens: Tensor, cache: Cache | None = None, parts: Tensor | None = None, wanted: Tensor | None = None
-    ) -> Tensor:
+        self, tokens: Tensor, cache: Cache | None = None, parts: Tensor | None = None, wanted: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Integer tokens (B, T) to float32 logits (B, T, V). With a cache, the tokens follow those it holds.
 
-        `parts` are as in `read`. `wanted` (B, T), true at N places, asks for the logits of these alone, (N, V): of a large
-        vocabulary, logits take more memory than all else.
+        `parts` are as in `read`. `wanted` (B, T), true at N places, asks for these alone, (N, V). `targets`, (B, T) or (N,),
+        are the tokens that come next, and ask for the loss of each in place of logits: see `token_losses`.
         """
         x = self.read(tokens, cache, parts)
-        if wanted is not None:
-            x = x[wanted]
-        logits = F.linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
-        return logits.float()
+        x = x if wanted is None else x[wanted]
+        weight = (self.embed_tokens if self.lm_head is None else self.lm_head).weight
+        return F.linear(x, weight).float() if targets is None else token_losses(x, weight, targets)
 
     def read(self, tokens: Tensor, cache: Cache | None = None, parts: Tensor | None = None) -> Tensor:
         """Integer tokens (B, T) to what the layers make of each, normalized: (B, T, C).

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from onehour.errors import InputError
 from onehour.models.gpt import GPT
@@ -44,5 +43,5 @@ def log_likelihoods(model: GPT, before: Sequence[int], texts: Sequence[Sequence[
     ends = torch.tensor([len(before) + len(text) for text in texts])
     wanted = (places >= len(before)) & (places < ends[:, None])
     rows, wanted = (tensor.to(model.embed_tokens.weight.device) for tensor in (rows, wanted))
-    losses = cross_entropy(model(rows[:, :-1], wanted=wanted), rows[:, 1:][wanted], reduction="none")
+    losses: Tensor = model(rows[:, :-1], wanted=wanted, targets=rows[:, 1:][wanted])
     return -torch.zeros(wanted.shape, device=losses.device).masked_scatter(wanted, losses).sum(dim=1).cpu()

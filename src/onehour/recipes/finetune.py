@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from onehour.config import TrainConfig, check
 from onehour.data.answers import Encoded, Writer, columns_of, fit, pack
@@ -197,5 +196,5 @@ def module_of(conversation: Conversation) -> str:
 def answer_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """The loss of each token of an answer (N,), and where they are among the targets (B, T - 1)."""
     tokens, wanted = batch["tokens"].long(), batch["weight"][:, 1:] > 0
-    logits = model(tokens[:, :-1], parts=batch["part"][:, :-1], wanted=wanted)
-    return cross_entropy(logits, tokens[:, 1:][wanted], reduction="none"), wanted
+    targets = tokens[:, 1:][wanted]
+    return model(tokens[:, :-1], parts=batch["part"][:, :-1], wanted=wanted, targets=targets), wanted

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from onehour.config import TrainConfig, check
 from onehour.data.arrow import Columns, write_rows
@@ -118,9 +117,8 @@ class GPTRecipe(Recipe):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         tokens = batch["tokens"].long()
-        logits, targets = model(tokens[:, :-1]), tokens[:, 1:]
-        losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        return losses.view_as(targets).mean(dim=1)
+        losses: Tensor = model(tokens[:, :-1], targets=tokens[:, 1:])
+        return losses.mean(dim=1)
 
     def metrics(self, totals: dict[str, float], num_samples: int, facts: dict[str, Any]) -> dict[str, float]:
         loss = totals["loss"] / num_samples

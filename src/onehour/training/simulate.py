@@ -1,4 +1,8 @@
-"""A step of a training without its arithmetic: how much memory it takes, to the byte."""
+"""A step of a training without its arithmetic: how much memory it takes, to the byte.
+
+The plan before each training has an estimate of its own (onehour.training.memory): this one takes seconds, and fails on a
+recipe that looks at the numbers in its tensors.
+"""
 
 from dataclasses import replace
 
