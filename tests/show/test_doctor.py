@@ -4,10 +4,12 @@ import socket
 from pathlib import Path
 
 import pytest
+from tiny import write_conversations, write_tiny
 
 from onehour.cluster.local import LocalCluster, keeper_lock, state_file
 from onehour.cluster.ports import answers
 from onehour.errors import InputError
+from onehour.recipes.finetune import FineTune
 from onehour.recipes.gpt import GPTRecipe
 from onehour.show import doctor
 from onehour.show.doctor import GB, Finding, examine
@@ -144,3 +146,12 @@ def test_the_memory_of_a_training_that_fits_and_of_one_that_does_not(monkeypatch
     finding = doctor.memory_of_training(recipe, recipe.defaults())
     assert finding.trouble
     assert "more than the 250 MB available here; try a smaller --micro-batch-size, or" in finding.text
+
+
+def test_the_memory_of_a_training_that_begins_with_weights_from_a_file(tmp_path):
+    write_tiny(tmp_path / "tiny")
+    write_conversations(tmp_path / "talk.jsonl")
+    recipe = FineTune(str(tmp_path / "tiny"), str(tmp_path / "talk.jsonl"), context=160)
+    told = doctor.memory_of_step(recipe, recipe.defaults())
+    assert told.pop("total") == sum(told.values())
+    assert told["optimizer"] == 2 * told["gradients"] < told["weights"]  # AdamW, and LoRA's narrow matrices

@@ -42,7 +42,6 @@ WAYS = {
     "as it is": {},
     "accumulated": {"micro_batch_size": 8},
     "checkpointed": {"activation_checkpointing": True},
-    "compiled": {"compile": True},
     "reproducible": {"reproducible": True, "micro_batch_size": 8},
     "ddp": {"strategy": "ddp"},
     "fsdp": {"strategy": "fsdp"},

@@ -118,12 +118,24 @@ def memory() -> Finding:
     return Finding("memory", text)
 
 
-def memory_of_training(recipe: Recipe, config: TrainConfig) -> Finding:
-    """How much memory one worker takes that trains so, alone."""
+def memory_of_step(recipe: Recipe, config: TrainConfig) -> dict[str, int]:
+    """The bytes of one worker at its peak, in all and by part."""
     from onehour.data.prepare import prepare
+    from onehour.training.plan import make_plan
     from onehour.training.simulate import peak_of_steps
 
-    peak = peak_of_steps(recipe, config, prepare(recipe))
+    data = prepare(recipe)
+    try:
+        return peak_of_steps(recipe, config, data)
+    except Exception:  # fake tensors have no numbers; a recipe that reads weights, or asks for a number, needs them
+        memory = make_plan(recipe, config, data, 1, None).memory
+        parts = {name: getattr(memory, name) for name in ("weights", "gradients", "optimizer", "activations")}
+        return {"total": memory.total, **parts}
+
+
+def memory_of_training(recipe: Recipe, config: TrainConfig) -> Finding:
+    """How much memory one worker takes that trains so, alone."""
+    peak = memory_of_step(recipe, config)
     parts = ", ".join(f"{name} {in_bytes(size)}" for name, size in peak.items() if name != "total")
     text = f"{recipe.name()} by one worker takes {in_bytes(peak['total'])} at most, at a moment with {parts}"
     _, available = memory_bytes()
