@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+import warnings
 from typing import Any
 
 import matplotlib as mpl
@@ -50,7 +51,9 @@ def as_svg(figure: Figure) -> SVG:
     Where a page has it inline, it grows no larger than it was drawn.
     """
     content = io.StringIO()
-    figure.savefig(content, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the fonts here lack a letter, which the reader's may have
+        figure.savefig(content, format="svg", metadata={"Date": None})
     width, height = 72 * max(figure.get_figwidth(), WIDEST), 72 * figure.get_figheight()  # an inch has 72 points
     size = f'style="max-width: {width:g}pt" width="100%" viewBox="0 0 {width:g} {height:g}"'
     return SVG(re.sub(r'width="\S+" height="\S+" viewBox=".*?"', size, content.getvalue(), count=1))
