@@ -42,7 +42,7 @@ README_LINE = (
 SHAPE = f"--context {CONTEXT} --width {WIDTH} --num-heads 4 --num-kv-heads 2 --hidden-width 352"
 # Narrower and shallower than nanoGPT's: of those tried, the one that comes to its loss soonest (history.md).
 NARROW = "--context 64 --width 96 --num-heads 3 --num-kv-heads 3 --hidden-width 256"
-RECIPE = "--learning-rate 2e-2 --num-steps 430 --global-batch-size 16 --warmup-steps 20"
+RECIPE = "--learning-rate 2e-2 --num-steps 500 --global-batch-size 16 --warmup-steps 20"
 KINDS = {
     "AdamW": "--optimizer adamw --learning-rate 1e-3",
     "Muon": "--optimizer muon",
