@@ -142,7 +142,7 @@ def memory_of_training(recipe: Recipe, config: TrainConfig) -> Finding:
     if available is not None and peak["total"] + TORCH_BYTES > available and config.device in ("auto", "cpu"):
         remedy = "try a smaller --micro-batch-size, or --activation-checkpointing"
         return Finding("training", f"{text}: more than the {in_bytes(available)} available here; {remedy}.", True)
-    kept = "a CPU's memory holds what was freed, up to as much again, unless MALLOC_MMAP_THRESHOLD_=1048576 is set"
+    kept = "a CPU's memory holds much of what was freed, unless MALLOC_MMAP_THRESHOLD_=1048576 is set"
     return Finding("training", f"{text}; Python and torch take some 350 MB beside it, and {kept}")
 
 
