@@ -11,7 +11,6 @@ from onehour.training.checkpoint import check_order, load_model, read_facts
 from onehour.training.device import give_back
 from onehour.training.loop import count_steps
 from onehour.training.memory import Memory, estimate_memory
-from onehour.training.optim import build_optimizer
 from onehour.training.reproducible import check_statistics
 
 
@@ -43,7 +42,6 @@ def make_plan(recipe: Recipe, config: TrainConfig, data: Data, workers: int, sta
     micro_batch_size = config.global_batch_size // workers // accumulation
     num_steps = count_steps(config, len(data.train))
     model = recipe.begin(data.folder)
-    build_optimizer(model, config)
     if config.reproducible:
         check_statistics(model)
     if start:
