@@ -8,7 +8,7 @@ started the way its users start it, in turn, with equal threads; evaluating and 
   tenth of the text, which neither has trained on. The same once beside nanoGPT of 6 and of 8 layers.
 - Step time at equal depth, width, context and batch, and nearly equal parameters, at depth 4, 6 and 8, by the optimizer
   that both have, by Muon, and compiled; and what share of the speed of a large matrix product the model's arithmetic has,
-  also at depth 8 and context 256.
+  also at depth 8 and context 256. What compiling takes, and after how many steps it has paid.
 """
 
 import argparse
@@ -143,6 +143,7 @@ def main() -> None:
     starts = np.random.default_rng(0).integers(0, len(held_out) - CONTEXT, 2400)
     windows = torch.from_numpy(held_out[starts[:, None] + np.arange(CONTEXT + 1)].astype(np.int64))
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/compiled"  # empty, as for a user who compiles for once
         file = Path(folder) / "train.txt"
         file.write_bytes(train)
         compare_training(nanogpt, file, windows, 4, arguments.rounds, threads)
@@ -155,11 +156,13 @@ def main() -> None:
 def compare_steps(nanogpt: Path, text: Path, rounds: int, threads: int) -> None:
     """Print the step time of both at each depth."""
     for depth in (4, 6, 8):
-        pairs = []
+        pairs, compiling = [], []
         for _ in range(rounds):
             other = theirs(nanogpt, depth, 40, 1, threads).step
             options = f"--num-steps 40 --global-batch-size {BATCH} --log-every 1 "
-            pairs.append([other, *(ours(text, depth, options + kind, threads).step for kind in KINDS.values())])
+            each = [ours(text, depth, options + kind, threads) for kind in KINDS.values()]
+            pairs.append([other, *(trained.step for trained in each)])
+            compiling.append(each[-1].seconds - 40 * each[-1].step)
         for i, kind in enumerate(KINDS, start=1):
             mine, other_times = [pair[i] for pair in pairs], [pair[0] for pair in pairs]
             shape = GPTConfig(context=CONTEXT, num_layers=depth, width=WIDTH)
@@ -167,6 +170,10 @@ def compare_steps(nanogpt: Path, text: Path, rounds: int, threads: int) -> None:
             print(f"step time, depth {depth}, onehour by {kind} / nanoGPT: {ratio(mine, other_times)}; "
                   f"{1e3 * statistics.median(mine):.1f} ms / {1e3 * statistics.median(other_times):.1f} ms; "
                   f"{share:.0%} of a large matrix product's speed", flush=True)  # fmt: skip
+        spared = statistics.median(pair[1] - pair[-1] for pair in pairs)
+        pays = f", so it pays after {round(compiling[0] / spared, -2):,.0f} steps" if spared > 0 else ""
+        print(f"compiling, depth {depth}, the first time / again: {compiling[0]:.0f} s / {min(compiling):.0f} s; it spares "
+              f"{1e3 * spared:.1f} ms a step{pays}", flush=True)  # fmt: skip
 
 
 def share_of_peak(text: Path, threads: int) -> None:
