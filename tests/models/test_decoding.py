@@ -50,9 +50,9 @@ def test_padding_goes_when_the_text_is_cut():
     assert torch.equal(whole[:1, context + 1 : context + 1 + context // 2], again)
 
 
-def language(**chat: object) -> Language:
+def language(context: int = 32, **chat: object) -> Language:
     torch.manual_seed(0)
-    return Language(GPT(GPTConfig(context=32)).eval(), Bytes(), Chat(**chat))
+    return Language(GPT(GPTConfig(context=context)).eval(), Bytes(), Chat(**chat))
 
 
 def test_an_answer_ends_at_a_stop():
@@ -73,6 +73,43 @@ def test_an_answer_ends_with_the_context():
     assert len(Bytes().encode("".join(talker.answer(question, Choice(100))).encode())) <= 3 * 2
     with pytest.raises(InputError, match="The conversation has 33 tokens, and the model reads 32"):
         list(talker.answer([{"role": "user", "content": "x" * 33}], Choice(100)))
+
+
+TURNS = "{% for message in messages %}{{ message.role[0] }}:{{ message.content }};{% endfor %}a:"
+
+
+def said(talker: Language, messages: list[dict[str, str]], choice: Choice) -> str:
+    try:
+        return "".join(talker.answer(messages, choice))
+    except InputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_is_the_same_whatever_was_read_before(temperature):
+    talker = language(template=TURNS, stops=(7,), context=128)
+    messages = [{"role": "system", "content": "S"}]
+    lengths, errors = [], 0
+    for turn in range(9):
+        messages.append({"role": "user", "content": f"word {turn}"})
+        choice = Choice(7, temperature, seed=turn)
+        answer = said(talker, messages, choice)
+        assert answer == said(language(template=TURNS, stops=(7,), context=128), messages, choice)
+        errors += "The conversation has" in answer
+        lengths.append(talker.conversations[0].text.shape[1])
+        messages.append({"role": "assistant", "content": "fine"})
+        other = [{"role": "system", "content": "T"}, messages[1], messages[-2]]  # another one between the turns
+        if turn % 3 == 1:
+            assert said(talker, other, choice) == said(language(template=TURNS, stops=(7,), context=128), other, choice)
+    assert errors > 0 and max(lengths) > 100
+
+
+def test_two_answers_at_once_do_not_disturb_each_other():
+    asked = [[{"role": "user", "content": words}] for words in ("here", "hers")]
+    talker = language(template=TURNS)
+    together = zip(*(talker.answer(messages, Choice(9)) for messages in asked), strict=True)
+    alone = [list(language(template=TURNS).answer(messages, Choice(9))) for messages in asked]
+    assert [list(pieces) for pieces in zip(*together, strict=True)] == alone
 
 
 def test_a_prompt_that_is_too_long_is_an_error():

@@ -1,5 +1,7 @@
 """Generation against Hugging Face's, against the model without a cache, and by its properties."""
 
+from typing import Any
+
 import pytest
 import torch
 from test_gpt import CONFIGS, each_config, huggingface_twin, random_gpt, random_tokens
@@ -7,8 +9,9 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from onehour.errors import InputError
-from onehour.models.gpt import GPT, GPTConfig
-from onehour.models.sampling import choose, generate
+from onehour.models.decoding import Decoder
+from onehour.models.gpt import GPT, Cache, GPTConfig
+from onehour.models.sampling import begun, choose, generate
 
 
 def continuation(model: GPT, tokens: Tensor, num_tokens: int, **options: object) -> Tensor:
@@ -88,6 +91,58 @@ def test_tokens_come_one_by_one_and_need_no_gradient() -> None:
     token = next(stream)
     assert token.shape == (3,) and not token.requires_grad
     assert torch.is_grad_enabled()
+
+
+def read_before(model: GPT, tokens: Tensor, num_tokens: int) -> Cache:
+    """The cache of a text after so many tokens more."""
+    cache = begun(model, tokens, num_tokens)
+    continuation(model, tokens, num_tokens, temperature=0.0, cache=cache)
+    return cache
+
+
+@each_config
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_text_goes_on_from_what_was_read_of_its_beginning(config: GPTConfig, fast: bool, seed: int | None) -> None:
+    model = random_gpt(config)
+    network: Any = Decoder(model, 1) if fast else model
+    first = random_tokens(config, 1, 5)
+    before = read_before(network, first, 6)
+    assert before.text is not None
+    text = before.text.clone()
+    kept = before.keys[..., :10, :].clone()
+    shares = {
+        10: torch.cat((text, random_tokens(config, 1, 4)), dim=1),  # the newest of the 11 was not read
+        9: text[:, :10],  # one token is left to be read
+        7: torch.cat((text[:, :7], (text[:, 7:8] + 1) % config.vocab_size, text[:, 8:]), dim=1),
+        0: (text + 1) % config.vocab_size,
+        1: torch.cat((text[:, :1], (text[:, :1] + 1) % config.vocab_size), dim=1),
+    }
+    for num_shared, tokens in shares.items():
+        cache = begun(network, tokens, 2 * config.context, before)
+        assert cache.length == num_shared
+        how: dict[str, Any] = dict(temperature=0.0 if seed is None else 1.0)
+        texts = [
+            continuation(
+                network, tokens, 2 * config.context, generator=torch.Generator().manual_seed(seed or 0), **how, **more
+            )
+            for more in ({}, {"cache": cache})
+        ]
+        assert torch.equal(*texts)
+    assert torch.equal(before.text, text) and torch.equal(before.keys[..., :10, :], kept)
+
+
+def test_what_outgrew_the_context_is_shared_from_where_it_was_cut() -> None:
+    model = random_gpt(CONFIGS[1])
+    context = model.config.context
+    before = read_before(model, random_tokens(model.config, 1, 5), context)
+    assert before.text is not None and before.text.shape[1] - 1 == before.length < context
+    tokens = before.text.clone()
+    cache = begun(model, tokens, 5, before)
+    assert cache.length == before.length
+    assert torch.equal(
+        continuation(model, tokens, 5, temperature=0.0, cache=cache), continuation(model, tokens, 5, temperature=0.0)
+    )
 
 
 def test_nothing_to_continue_is_an_error() -> None:

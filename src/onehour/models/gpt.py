@@ -91,6 +91,7 @@ class Cache:
     values: Tensor  # (num_layers, B, num_kv_heads, max_length, D)
     length: int = 0  # how many tokens it holds; set it to 0 to begin again
     padding: Tensor | None = None  # (B,) how many of the first tokens of each sequence stand for nothing
+    text: Tensor | None = None  # (B, T) the tokens that it holds, and perhaps more, where generate writes them down
 
     @classmethod
     def for_model(cls, model: "GPT", batch_size: int, length: int | None = None) -> "Cache":

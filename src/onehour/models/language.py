@@ -13,9 +13,9 @@ from onehour.data.chat import Chat, Message, read_chat
 from onehour.data.tokens import BytePairs, Tokenizer, open_tokenizer, token_ids
 from onehour.errors import InputError
 from onehour.models.decoding import Decoder
-from onehour.models.gpt import GPT
+from onehour.models.gpt import GPT, Cache
 from onehour.models.pretrained import Pretrained
-from onehour.models.sampling import generate, side_by_side
+from onehour.models.sampling import begun, generate, side_by_side
 
 END = "\0"  # stands between documents where nothing else does
 
@@ -60,6 +60,8 @@ class Language:
     def answer(self, messages: list[Message], choice: Choice) -> Iterator[str]:
         """The assistant's next words in a conversation, piece by piece; they end where the context does.
 
+        What the conversation has in common with the one before it, from the beginning, is not read again.
+
         Raises:
             InputError: the model does not converse, or the conversation is longer than its context.
         """
@@ -69,11 +71,16 @@ class Language:
             raise InputError(
                 f"The conversation has {len(tokens)} tokens, and the model reads {self.model.config.context}."
             )
-        yield from self.continued(tokens, replace(choice, num_tokens=min(room, choice.num_tokens)))
+        choice = replace(choice, num_tokens=min(room, choice.num_tokens))
+        text = torch.tensor([tokens], device=self.model.embed_tokens.weight.device)
+        before = self.conversations[0] if self.conversations else None
+        cache = begun(self.model, text, choice.num_tokens, before)
+        self.conversations[:] = [cache]
+        yield from self.continued(tokens, choice, cache)
 
-    def continued(self, tokens: list[int], choice: Choice) -> Iterator[str]:
+    def continued(self, tokens: list[int], choice: Choice, cache: Cache | None = None) -> Iterator[str]:
         """The text that follows tokens."""
-        following = (token.item() for token in self.following(torch.tensor([tokens]), choice))
+        following = (token.item() for token in self.following(torch.tensor([tokens]), choice, cache=cache))
         until_stop = takewhile(lambda token: token not in self.chat.stops, following)
         return self.tokenizer.decode(until_stop)  # type: ignore[arg-type]
 
@@ -117,13 +124,15 @@ class Language:
             )
         return tokens or self.tokens_of(self.chat.bos or self.chat.eos or END)
 
-    def following(self, tokens: Tensor, choice: Choice, padding: Tensor | None = None) -> Iterator[Tensor]:
+    def following(
+        self, tokens: Tensor, choice: Choice, padding: Tensor | None = None, cache: Cache | None = None
+    ) -> Iterator[Tensor]:
         """The tokens (B,) that follow tokens (B, T), one after the other."""
         device = self.model.embed_tokens.weight.device
         random = torch.Generator(device).manual_seed(choice.seed)
         network = self.decoder(len(tokens))
         return generate(
-            network, tokens.to(device), choice.num_tokens, choice.temperature, choice.top_k, random, padding
+            network, tokens.to(device), choice.num_tokens, choice.temperature, choice.top_k, random, padding, cache
         )
 
     def decoder(self, batch_size: int) -> Decoder | GPT:
@@ -139,3 +148,8 @@ class Language:
     def decoders(self) -> dict[int, Decoder]:
         """The last one that was made, by its batch size."""
         return {}
+
+    @cached_property
+    def conversations(self) -> list[Cache]:
+        """The cache of the last one, if there was one."""
+        return []

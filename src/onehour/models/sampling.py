@@ -19,30 +19,51 @@ def generate(
     top_k: int | None = None,
     generator: torch.Generator | None = None,
     padding: Tensor | None = None,
+    cache: Cache | None = None,
 ) -> Iterator[Tensor]:
     """Continue integer tokens (B, T) by `num_tokens`; yield each next token (B,) as soon as it is chosen.
 
     Sequences of different lengths end together: the first `padding` (B,) tokens of each stand for nothing.
+
+    A `cache` that `begun` made holds the beginning of the tokens, and they are read from there on. It may be given to
+    `begun` again, at any time.
 
     The text may grow longer than the model's context. When the cache is full, the model forgets all but the last half
     context of the text, reads that anew, and goes on: one such reading for each half context of new tokens.
     """
     if tokens.shape[1] == 0:
         raise InputError("There is no token to continue: begin with at least one.")
-    context, length = model.config.context, tokens.shape[1]
-    network = model.model if isinstance(model, Decoder) else model
-    cache = Cache.for_model(network, tokens.shape[0], min(context, length + num_tokens))
-    text = unread = tokens[:, -context:]
-    cache.padding = fewer(padding, length - text.shape[1])
+    context = model.config.context
+    cache = cache or begun(model, tokens, num_tokens)
+    cache.text = tokens[:, -context:]
+    cache.padding = fewer(padding, tokens.shape[1] - cache.text.shape[1])
+    unread = cache.text[:, cache.length :]
     for _ in range(num_tokens):
         if cache.length == context:
             cache.length = 0
-            unread = text[:, -(context // 2) :]
+            cache.text = unread = cache.text[:, -(context // 2) :]
             cache.padding = fewer(cache.padding, context + 1 - unread.shape[1])  # the newest token was not read yet
         token = choose(model(unread, cache)[:, -1], temperature, top_k, generator)
         unread = token[:, None]
-        text = torch.cat((text, unread), dim=1)[:, -context:]
+        cache.text = torch.cat((cache.text, unread), dim=1)
         yield token
+
+
+def begun(model: GPT | Decoder, tokens: Tensor, num_tokens: int, before: Cache | None = None) -> Cache:
+    """A cache with room for tokens (B, T) and as many more, which holds what the one `before` it does of their beginning.
+
+    At least the last token is left to be read, for what follows it. The cache before, without padding, stays as it is.
+    """
+    network = model.model if isinstance(model, Decoder) else model
+    text = tokens[:, -network.config.context :]
+    cache = Cache.for_model(network, len(text), min(network.config.context, tokens.shape[1] + num_tokens))
+    if before is not None and before.text is not None:
+        most = min(before.length, text.shape[1] - 1)
+        same = (before.text[:, :most] == text[:, :most]).all(dim=0)
+        cache.length = common = int(same.cumprod(dim=0).sum())
+        cache.keys[..., :common, :] = before.keys[..., :common, :]
+        cache.values[..., :common, :] = before.values[..., :common, :]
+    return cache
 
 
 def fewer(padding: Tensor | None, dropped: int) -> Tensor | None:
