@@ -5,7 +5,8 @@
     python bench/generate.py some/folder  another one
 
 Rounds alternate between the two; medians, by the clock and, since other work may share the processor, by the processor's
-time. The tokens have to be equal.
+time. The tokens have to be equal. At last the wait for an answer's first token in the sixth turn of a conversation, whose
+beginning is read anew or was kept.
 """
 
 import argparse
@@ -22,10 +23,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from onehour.data.chat import Chat
 from onehour.data.tokens import Bytes
 from onehour.models.decoding import Decoder
-from onehour.models.gpt import GPT, GPTConfig
+from onehour.models.gpt import GPT, Cache, GPTConfig
 from onehour.models.huggingface import write_folder
 from onehour.models.pretrained import open_pretrained
-from onehour.models.sampling import generate
+from onehour.models.sampling import begun, generate
 
 FETCHED = Path(__file__).parents[1] / "pretrained" / "smollm2"
 SIZE = dict(num_layers=30, width=576, num_heads=9, num_kv_heads=3, hidden_width=1536)
@@ -50,6 +51,7 @@ def main() -> None:
         random = torch.Generator().manual_seed(0)
         prompt = torch.randint(1000, 2000, (batch_size, options.num_prompt), generator=random)
         compare(model, twin, prompt, options.num_tokens, options.rounds)
+    wait(model, options.rounds)
 
 
 def compare(model: GPT, twin: torch.nn.Module, prompt: Tensor, num_tokens: int, rounds: int) -> None:
@@ -78,6 +80,28 @@ def compare(model: GPT, twin: torch.nn.Module, prompt: Tensor, num_tokens: int, 
     )
     print(f"processor time for them, {what}, transformers / onehour: {spread([them[1] / us[1] for us, them in times])}")
     print(f"the same tokens of both, {what}: {'yes' if equal else 'no'}", flush=True)
+
+
+def wait(model: GPT, rounds: int, num_question: int = 20, num_answer: int = 80) -> None:
+    """Print how much sooner the sixth answer begins when five questions and answers, and so many tokens, were read before."""
+    decoder, random = Decoder(model, 1), torch.Generator().manual_seed(0)
+    asked = torch.randint(1000, 2000, (1, 6 * num_question + 5 * num_answer), generator=random)
+    before = begun(decoder, asked[:, :-num_question], num_answer)
+    list(generate(decoder, asked[:, :-num_question], 1, temperature=0, cache=before))
+
+    def first(before: Cache | None) -> Tensor:
+        return next(
+            generate(decoder, asked, num_answer, temperature=0, cache=begun(decoder, asked, num_answer, before))
+        )
+
+    equal = torch.equal(first(before), first(None))
+    times = [(seconds(lambda: first(before)), seconds(lambda: first(None))) for _ in range(rounds)]
+    kept, anew = (1000 * statistics.median(processor for _, processor in column) for column in zip(*times, strict=True))
+    print(
+        f"processor time to the first token of a sixth answer, {asked.shape[1]} tokens, read anew / from what was kept: "
+        f"{spread([anew[1] / kept[1] for kept, anew in times])}, {anew:.0f} / {kept:.0f} ms"
+    )
+    print(f"the same token of both: {'yes' if equal else 'no'}", flush=True)
 
 
 def spread(ratios: list[float]) -> str:
