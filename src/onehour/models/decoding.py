@@ -64,7 +64,7 @@ class Step:
         k, v = cache.append(layer, turned[:, -kv_heads:], heads[:, -kv_heads:])
         # The queries that share a key-value head stand where those of several tokens would: each sees the same keys.
         q = turned[:, :-kv_heads].reshape(batch_size, kv_heads, -1, self.head_width)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v, mask).view(batch_size, -1))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v, mask).flatten(1))
         gate, up = self.gate_up(x).chunk(2, dim=1)
         return x + self.down(F.silu(gate) * up)
 
