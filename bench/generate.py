@@ -37,9 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=Path, default=FETCHED if FETCHED.is_dir() else None)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--num-tokens", type=int, default=64)
     parser.add_argument("--num-prompt", type=int, default=32)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     config = GPTConfig(vocab_size=49152, context=2048, tied=True, **SIZE)  # type: ignore[arg-type]
     model = open_pretrained(options.model).build() if options.model else GPT(config).eval()
     with tempfile.TemporaryDirectory() as folder:
