@@ -111,7 +111,7 @@ def start(runs, folder, storage, **options):
 
 def test_without_a_storage_they_are_refused(runs, cluster, tmp_path):
     _, _, rows = start(runs, tmp_path, None)
-    with pytest.raises(InputError, match=r"The node .* cannot take part: .*runs0/slow-1 is not seen there; choose a"):
+    with pytest.raises(InputError, match=r"The node .* cannot take part: .*runs\d+/slow-1 is not seen there; choose a"):
         list(rows)
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ SETTINGS = {
 }
 REDUCTION = 4  # asha: one of so many goes on; the default of Ray, too
 ALMOST = 1 - 1e-9  # so that a step of 1/12, times 4, is not after 1/3
+LEAVE_SECONDS = 60.0  # for workers that are about to save; they are asked once a second whether to
+LOOK_SECONDS = 0.05
 STATES = {TuneTrial.RUNNING: "running", TuneTrial.ERROR: "failed"}
 
 
@@ -190,8 +193,8 @@ class Watch(tune.Callback):
         self.pass_on(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        if self.asked.options.workers > 1:  # they have not heard yet that the trial is stopped, if it is
-            Run(self.search.folder / str(trial)).stop_file.touch()
+        if self.asked.options.workers > 1:
+            leave(Run(self.search.folder / str(trial)))
         self.pass_on(trials)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -220,6 +223,18 @@ class Watch(tune.Callback):
             seconds=last.get("time_total_s", 0.0),
             error=why(Run(self.search.folder / str(trial))) if state == "failed" else None,
         )
+
+
+def leave(run: Run) -> None:
+    """Let the workers of a trial that is stopped save and leave, if it is: Tune ends its process next, and they with it."""
+    run.stop_file.touch()
+    began = time.monotonic()
+    while time.monotonic() - began < LEAVE_SECONDS and run.rows():
+        last = run.rows()[-1]
+        ending = last.get("interrupted") or last["step"] == last["num_steps"]
+        if ending and run.checkpoint_at(last["step"]).is_dir():
+            return
+        time.sleep(LOOK_SECONDS)
 
 
 def why(run: Run) -> str:
