@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import gc
+import importlib
 import os
 import resource
 import sys
@@ -50,6 +51,8 @@ def this_worker(config: TrainConfig) -> Worker:
     if config.reproducible:
         fix_arithmetic(device)
     if world_size > 1 and not dist.is_initialized():
+        # The optimizer would import it later, and of processes in which that came after gloo some aborted at their exit.
+        importlib.import_module("torch._dynamo")
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)  # gloo's threads abort a process that ends while they run
     sharded = config.strategy == "fsdp" and world_size > 1
