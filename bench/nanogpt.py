@@ -143,7 +143,9 @@ def main() -> None:
     starts = np.random.default_rng(0).integers(0, len(held_out) - CONTEXT, 2400)
     windows = torch.from_numpy(held_out[starts[:, None] + np.arange(CONTEXT + 1)].astype(np.int64))
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/compiled"  # empty, as for a user who compiles for once
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = (
+            f"{folder}/compiled"  # empty, as for a user who compiles for the first time
+        )
         file = Path(folder) / "train.txt"
         file.write_bytes(train)
         compare_training(nanogpt, file, windows, 4, arguments.rounds, threads)

@@ -35,7 +35,7 @@ def main() -> None:
     scripts = [line.split()[0] for line in SUITE]
     if unknown := set(options.scripts) - set(scripts):
         parser.error(f"there is no {' or '.join(unknown)} here; there are {', '.join(scripts)}")
-    rows = rows_of(PAGE.read_text()) if PAGE.is_file() else {}
+    rows = rows_of(PAGE.read_text() if PAGE.is_file() else "")
     for line in SUITE:
         script, *rest = line.split()
         if script not in (options.scripts or scripts):
@@ -79,7 +79,7 @@ def page(rows: Rows) -> str:
         "What was tried, and what failed, is in [history.md](history.md).\n",
         "| bench/ | what | measured | on |",
         "|---|---|---|---|",
-        *(row for line in SUITE for row in rows.get(line, [])),
+        *(row for line in SUITE for row in rows[line]),
     ]
     return "\n".join(lines) + "\n"
 

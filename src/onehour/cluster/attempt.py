@@ -18,7 +18,6 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 
 import ray
 from ray._private import state
-from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -62,14 +61,6 @@ def look_seconds(workers: int) -> float:
     each worker (bench/growth.py), so where they are many it waits longer: for never more than a fifth of the core.
     """
     return max(0.2, workers / 600)
-
-
-def begin_coordinator() -> None:
-    """Start the actor that Ray's controller tells how many workers there will be, which is the first thing it does.
-
-    The controller would start it itself and wait. So both import what they need at the same time.
-    """
-    get_or_create_autoscaling_coordinator()
 
 
 def kill_controller() -> None:

@@ -229,8 +229,8 @@ def leave(run: Run) -> None:
     """Let the workers of a trial that is stopped save and leave, if it is: Tune ends its process next, and they with it."""
     run.stop_file.touch()
     began = time.monotonic()
-    while time.monotonic() - began < LEAVE_SECONDS and run.rows():
-        last = run.rows()[-1]
+    while time.monotonic() - began < LEAVE_SECONDS and (rows := run.rows()):
+        last = rows[-1]
         ending = last.get("interrupted") or last["step"] == last["num_steps"]
         if ending and run.checkpoint_at(last["step"]).is_dir():
             return
