@@ -3,7 +3,6 @@
 import atexit
 import ctypes
 import gc
-import importlib
 import os
 import resource
 import sys
@@ -51,12 +50,19 @@ def this_worker(config: TrainConfig) -> Worker:
     if config.reproducible:
         fix_arithmetic(device)
     if world_size > 1 and not dist.is_initialized():
-        # The optimizer would import it later, and of processes in which that came after gloo some aborted at their exit.
-        importlib.import_module("torch._dynamo")
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)  # gloo's threads abort a process that ends while they run
+        atexit.register(end_process_group)
     sharded = config.strategy == "fsdp" and world_size > 1
     return Worker(rank, world_size, device, dist.new_group(backend="gloo") if sharded else None)
+
+
+def end_process_group() -> None:
+    """Take down the process group: gloo's threads abort a process that ends while they run.
+
+    Garbage that refers to the group, such as a wrapped model in a circle of references, would keep them; it goes first.
+    """
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def fix_arithmetic(device: torch.device) -> None:
