@@ -22,7 +22,7 @@ def columns(first, num_rows):
     }
 
 
-@pytest.mark.parametrize("sizes", [[1], [10, 10, 3], [0, 7, 0, 5], [200_000, 1, 200_000], [1] * 50])
+@pytest.mark.parametrize("sizes", [[1], [10, 10, 3], [0, 7, 0, 5], [200_000, 1, 200_000], [1] * 50, [1_200_000]])
 def test_rows_come_back_as_they_were_written(tmp_path, sizes):
     starts = np.cumsum([0, *sizes[:-1]])
     path = tmp_path / "rows.arrow"
@@ -157,10 +157,23 @@ def test_arrow_files_of_other_origin_are_read(tmp_path):
     rows = Rows(path)
     assert rows[range(len(rows))]["x"].tolist() == list(range(21))
 
+    images = np.arange(24).reshape(4, 3, 2).astype(np.float32)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(images)
+    parts = [pa.record_batch({"image": tensors[:number]}) for number in (0, 4, 1)]
+    with pa.ipc.new_file(path, parts[0].schema) as writer:
+        for part in parts:
+            writer.write_batch(part)
+    assert Rows(path)[[4, 2, 3]]["image"].numpy().tolist() == images[[0, 2, 3]].tolist()
+
+    with pa.ipc.new_file(path, parts[0].schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(parts[1])
+    with pytest.raises(InputError, match=r"other.arrow is compressed: write it uncompressed, as write_rows does\.$"):
+        Rows(path)
+
     with pa.ipc.new_file(path, pa.schema({"name": pa.string()})) as writer:
         writer.write_batch(pa.record_batch({"name": ["a", "b"]}))
     with pytest.raises(InputError, match=r"Column 'name' holds string, but a row holds only numbers"):
-        Rows(path)[[0]]
+        Rows(path)
 
 
 def test_a_file_that_is_cut_short_is_refused_in_one_sentence(tmp_path):

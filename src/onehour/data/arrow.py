@@ -1,7 +1,7 @@
 """Samples in Arrow files: a row is a sample, a column is what becomes one tensor of a batch.
 
 Data is prepared once and read many times, so it is kept as it will be used: fixed-size rows of numbers, uncompressed,
-in the Arrow IPC file format. Opening such a file maps it into memory and looks at its first and last record batch; a
+in the Arrow IPC file format. Opening such a file maps it into memory and looks at three of its record batches; a
 row is read from disk when it is asked for, and all worker processes on a machine share one copy in the page cache.
 Whatever reads Arrow reads these files too, `pyarrow.ipc.open_file` for one.
 """
@@ -24,10 +24,12 @@ Columns = dict[str, NDArray[Any]]
 
 BATCH_BYTES = 2**22  # a record batch: large enough that there are few of them, small enough to hold in memory
 NUM_ROWS_KEY = b"onehour.rows_per_batch"  # in the schema: all record batches but the last have this many rows
-KEPT_BATCHES = 2**13  # record batches that Rows keeps opened: those of 32 GB, at some 2 kB each
 
 # torch has these types but few operations on them. They are kept as they are in the file and widened in the tensor.
-WIDENED = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64, np.dtype(np.uint64): np.int64}
+WIDENED: dict[np.dtype[Any], np.dtype[Any]] = {
+    np.dtype(narrow): np.dtype(wide)
+    for narrow, wide in ((np.uint16, np.int32), (np.uint32, np.int64), (np.uint64, np.int64))
+}
 
 
 def write_rows(path: str | Path | RawIOBase, batches: Iterable[Columns]) -> int:
@@ -92,18 +94,16 @@ class Rows:
 
     def __init__(self, *paths: str | Path) -> None:
         self.paths = [str(path) for path in paths]
-        self._files = [_open(path) for path in self.paths]
-        for path, file in zip(self.paths, self._files, strict=True):
-            if not file.schema.equals(self._files[0].schema):
+        files = [_File(path) for path in self.paths]
+        for file in files:
+            if not file.schema.equals(files[0].schema):
                 raise InputError(
-                    f"{path} holds {_describe(file)}, but {self.paths[0]} holds {_describe(self._files[0])}: "
-                    "read files of the same columns together."
+                    f"{file.path} holds {_describe(file.schema)}, but {files[0].path} holds "
+                    f"{_describe(files[0].schema)}: read files of the same columns together."
                 )
-        sizes = [_batch_sizes(file) for file in self._files]
-        self._of_file = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes])
-        self._in_file = np.concatenate([np.arange(len(each)) for each in sizes])
-        self._starts = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
-        self._opened: dict[int, Columns] = {}
+        self._file_of = np.repeat(np.arange(len(files)), [len(file.sizes) for file in files])
+        self._starts = np.concatenate([[0], np.cumsum(np.concatenate([file.sizes for file in files]))])
+        self._columns = {name: _Column(name, files) for name in files[0].schema.names}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -115,46 +115,89 @@ class Rows:
         that is not in 0 to len(rows) - 1.
         """
         ids = np.asarray(ids, np.int64)
+        if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
+            raise IndexError(f"There are rows 0 to {len(self) - 1}, and {ids.min()} to {ids.max()} were asked for.")
         batches = np.searchsorted(self._starts, ids, side="right") - 1
-        chosen = [(batch, np.flatnonzero(batches == batch)) for batch in np.unique(batches).tolist()]
-        tensors = {}
-        for name, first in self._columns(0).items():
-            gathered = np.empty((len(ids), *first.shape[1:]), WIDENED.get(first.dtype, first.dtype))
-            for batch, places in chosen:
-                gathered[places] = np.take(self._columns(batch)[name], ids[places] - self._starts[batch], axis=0)
-            tensors[name] = torch.from_numpy(gathered)
-        return tensors
+        files, places = self._file_of[batches], ids - self._starts[batches]
+        return {name: torch.from_numpy(each.gather(files, batches, places)) for name, each in self._columns.items()}
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row in the file."""
-        return sum(column[0].nbytes for column in self._columns(0).values())
+        return sum(column.row_items * column.windows[0].itemsize for column in self._columns.values())
 
     def __reduce__(self) -> tuple[type["Rows"], tuple[str, ...]]:
         return Rows, tuple(self.paths)
 
-    def _columns(self, batch: int) -> Columns:
-        """One record batch as arrays that look into the mapped file. They are small, so those of a few files are kept."""
-        if batch not in self._opened:
-            if len(self._opened) == KEPT_BATCHES:
-                self._opened.clear()
-            table = self._files[self._of_file[batch]].get_batch(self._in_file[batch])
-            self._opened[batch] = {name: _to_numpy(name, table.column(name)) for name in table.schema.names}
-        return self._opened[batch]
+
+class _Column:
+    """A column of some files, whose rows are copied from where they are, whatever their record batches.
+
+    Numpy copies rows of one array at once, and a file's record batches are many. But a file that is mapped into memory is
+    one piece, so each file is seen as one array of all rows that could begin anywhere in it, which takes no memory:
+    `windows[f][i]` begins at item i of file f. A row is number `begins[batch] + place * row_items` of them.
+    """
+
+    def __init__(self, name: str, files: list["_File"]) -> None:
+        rows = files[0].column(name, int(files[0].sizes.argmax()))  # not of none, which have no shape of a row
+        self.type = WIDENED.get(rows.dtype, rows.dtype)
+        self.row_items = math.prod(rows.shape[1:])
+        self.begins = np.concatenate([file.begins(name) for file in files]) // rows.itemsize
+        self.windows = [file.windows(rows) for file in files]
+
+    def gather(self, files: NDArray[np.int64], batches: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows at these places of these record batches of these files, (B,) each: (B, ...), a copy."""
+        at = self.begins[batches] + places * self.row_items
+        if len(self.windows) == 1:
+            return self.windows[0][at].astype(self.type, copy=False)
+        gathered = np.empty((len(at), *self.windows[0].shape[1:]), self.type)
+        for file in np.unique(files):
+            here = np.flatnonzero(files == file)
+            gathered[here] = self.windows[file][at[here]]
+        return gathered
 
 
-def _open(path: str) -> pa.RecordBatchFileReader:
-    try:
-        with open(path, "rb") as file:
-            # Not pa.memory_map: it asks the kernel for each record batch whole, and a batch of samples is a few rows.
-            opened = pa.ipc.open_file(pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-        if opened.num_record_batches:
-            opened.get_batch(opened.num_record_batches - 1)  # the end is there, and in the place that the footer says
-        return opened
-    except (ValueError, OSError) as error:  # a damaged file is one or the other; one that is not there has an errno
-        if isinstance(error, OSError) and error.errno:
-            raise InputError(f"Cannot read {path} ({error.strerror}): name an Arrow file that is there.") from error
-        raise InputError(f"{path} is not an Arrow file, or not a whole one: prepare it again.") from error
+class _File:
+    """An Arrow file that is mapped into memory."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                # Not pa.memory_map: it asks the kernel for each record batch whole, and a batch of samples is a few rows.
+                self.mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            self.reader = pa.ipc.open_file(pa.py_buffer(self.mapped))
+            self.reader.get_batch(self.reader.num_record_batches - 1)  # it is there, where the footer says
+        except (ValueError, OSError) as error:  # a damaged file is one or the other; one that is not there has an errno
+            if isinstance(error, OSError) and error.errno:
+                raise InputError(f"Cannot read {path} ({error.strerror}): name an Arrow file that is there.") from error
+            raise InputError(f"{path} is not an Arrow file, or not a whole one: prepare it again.") from error
+        self.schema, self.sizes = self.reader.schema, _batch_sizes(self.reader)
+
+    def column(self, name: str, batch: int) -> NDArray[Any]:
+        """A column of one record batch, (n, ...): it looks into the mapped file."""
+        return _to_numpy(name, self.reader.get_batch(batch).column(name))
+
+    def begins(self, name: str) -> NDArray[np.int64]:
+        """Where a column begins in each record batch, in bytes. write_rows makes all but the last alike: three tell it."""
+        last = self.reader.num_record_batches - 1
+        if NUM_ROWS_KEY not in (self.schema.metadata or {}):
+            return np.array([self._begin(name, batch) for batch in range(last + 1)])
+        first, second = self._begin(name, 0), self._begin(name, min(1, last))
+        return np.append(first + (second - first) * np.arange(last), self._begin(name, last))
+
+    def _begin(self, name: str, batch: int) -> int:
+        column = self.column(name, batch)
+        begin = column.ctypes.data - self.mapped.ctypes.data
+        if column.size and not 0 <= begin < self.mapped.size:
+            raise InputError(f"{self.path} is compressed: write it uncompressed, as write_rows does.")
+        return begin
+
+    def windows(self, like: NDArray[Any]) -> NDArray[Any]:
+        """All rows such as those of `like` that could begin at an item of this file, (items, ...), without a copy."""
+        num_items = self.mapped.size // like.itemsize - math.prod(like.shape[1:]) + 1
+        strides = (like.itemsize, *like.strides[1:])
+        return np.ndarray((num_items, *like.shape[1:]), like.dtype, self.mapped, strides=strides)
 
 
 def count_rows(file: Any) -> int:
@@ -188,5 +231,5 @@ def _to_numpy(name: str, column: pa.Array) -> NDArray[Any]:
         ) from error
 
 
-def _describe(file: pa.RecordBatchFileReader) -> str:
-    return ", ".join(f"{field.name} ({field.type})" for field in file.schema)
+def _describe(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)

@@ -106,8 +106,8 @@ def shares_of_steps(
 
     The order is a pure function, so working it out for many steps at once changes nothing but the time it takes.
     """
-    steps = range(block * STEPS, (block + 1) * STEPS)
-    positions = np.stack([positions_of(step, global_batch_size, rank, world_size) for step in steps])
+    steps = np.arange(block * STEPS, (block + 1) * STEPS)
+    positions = positions_of(steps, global_batch_size, rank, world_size)
     return positions, sample_at(positions.ravel(), num_samples, seed).reshape(positions.shape)
 
 

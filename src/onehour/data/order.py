@@ -35,10 +35,13 @@ SMALL = 1024
 GOLDEN = 0x9E3779B97F4A7C15
 
 
-def positions_of(step: int, global_batch_size: int, rank: int = 0, world_size: int = 1) -> NDArray[np.int64]:
+def positions_of(
+    step: int | NDArray[np.int64], global_batch_size: int, rank: int = 0, world_size: int = 1
+) -> NDArray[np.int64]:
     """The positions in the stream of a worker's share of the global batch: (global_batch_size // world_size,).
 
-    Raises InputError if the batch does not divide by the world size.
+    For many steps, (S,), it is (S, global_batch_size // world_size). Raises InputError if the batch does not divide by
+    the world size.
     """
     share, left_over = divmod(global_batch_size, world_size)
     if left_over:
@@ -47,8 +50,9 @@ def positions_of(step: int, global_batch_size: int, rank: int = 0, world_size: i
             f"A global batch of {global_batch_size} samples does not divide by {world_size} workers: "
             f"set global_batch_size to {fitting}."
         )
-    first = step * global_batch_size + rank * share
-    return np.arange(first, first + share)
+    first = np.asarray(step) * global_batch_size + rank * share
+    positions: NDArray[np.int64] = first[..., None] + np.arange(share)
+    return positions
 
 
 def evaluation_ids(num_samples: int, rank: int, world_size: int) -> range:
