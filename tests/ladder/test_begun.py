@@ -4,14 +4,9 @@ import dataclasses
 from typing import Any
 
 import pytest
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from test_ladder import CASES, assert_same_curve, curve, in_process, new_run
+from test_ladder import CASES, all_on_ray, assert_same_curve, curve, in_process
 from tiny import write_conversations, write_tiny
 
-from onehour.cluster.attempt import job_of
-from onehour.cluster.worker import train_worker
-from onehour.config import ScaleConfig
 from onehour.data.prepare import prepare
 from onehour.models.gpt import GPT
 from onehour.recipes.classify import Classify
@@ -40,7 +35,7 @@ def cases(tmp_path_factory) -> dict[str, Any]:
     classify = Classify(str(mail), context=24, vocab_size=256, depth=1)
     return {
         "lora": (lora, config(lora)),
-        "lora, sharded": (lora, config(lora, strategy="fsdp")),
+        "lora-sharded": (lora, config(lora, strategy="fsdp")),
         "classify": (classify, config(classify)),
     }
 
@@ -51,23 +46,7 @@ def test_ray_gives_the_loss_of_one_process(cases, tmp_path, local_ray):
     for name, (recipe, config) in cases.items():
         here = dataclasses.replace(config, strategy="auto")
         alone[name] = curve(in_process(recipe, here, tmp_path / "alone" / name.replace(" ", "-")))
-    runs = {
-        name: new_run(recipe, config, tmp_path, name.replace(", ", "-").replace(" ", "-"))
-        for name, (recipe, config) in cases.items()
-    }
-    jobs = [job_of(*cases[name], ScaleConfig(), run, None) for name, run in runs.items()]
-
-    def train_jobs(config: dict[str, Any]) -> None:
-        for job in config["jobs"]:
-            train_worker(job)
-
-    TorchTrainer(
-        train_jobs,
-        train_loop_config={"jobs": jobs},
-        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(name=tmp_path.name, storage_path=str(tmp_path.parent)),
-    ).fit()
-    for name, run in runs.items():
+    for name, run in all_on_ray(cases, tmp_path, workers=2).items():
         assert_same_curve(run, alone[name])
         recipe, config = cases[name]
         _, model = load_trained(run)  # whole again, and LoRA merged

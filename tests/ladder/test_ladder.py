@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import torch
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
 
-from onehour.cluster.attempt import job_of
+from onehour.cluster.attempt import Trainer, job_of
 from onehour.cluster.launch import train_on_ray
 from onehour.cluster.worker import train_worker
 from onehour.config import ScaleConfig, TrainConfig
@@ -104,16 +103,19 @@ def on_ray(recipe: Recipe, config: TrainConfig, folder: Path, name: str, workers
     return run
 
 
-def all_on_ray(folder: Path, workers: int) -> dict[str, Run]:
+Cases = dict[str, tuple[Recipe, TrainConfig]]
+
+
+def all_on_ray(cases: Cases, folder: Path, workers: int) -> dict[str, Run]:
     """All cases by one trainer, one after the other: most of a trainer's time is importing torch in its workers."""
-    runs = {name: new_run(recipe, config, folder, f"{name}-{workers}") for name, (recipe, config) in CASES.items()}
+    runs = {name: new_run(recipe, config, folder, name) for name, (recipe, config) in cases.items()}
 
     def train_jobs(config: dict[str, Any]) -> None:
         for job in config["jobs"]:
             train_worker(job)
 
-    jobs = [job_of(recipe, config, ScaleConfig(), runs[name], None) for name, (recipe, config) in CASES.items()]
-    TorchTrainer(
+    jobs = [job_of(recipe, config, ScaleConfig(), runs[name], None) for name, (recipe, config) in cases.items()]
+    Trainer(
         train_jobs,
         train_loop_config={"jobs": jobs},
         scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
@@ -165,20 +167,28 @@ def test_torchrun_gives_the_loss_of_one_process(case, references, tmp_path):
     assert_same_curve(on_torchrun(recipe, config, tmp_path, processes=2), references[case])
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_ray_gives_the_loss_of_one_process(workers, references, tmp_path, local_ray):
-    for case, run in all_on_ray(tmp_path, workers).items():
+@pytest.fixture(scope="module")
+def on_two_workers(tmp_path_factory, local_ray) -> dict[str, Run]:
+    return all_on_ray(CASES, tmp_path_factory.mktemp("on-two"), workers=2)
+
+
+def test_two_workers_on_ray_give_the_loss_of_one_process(on_two_workers, references):
+    for case, run in on_two_workers.items():
         assert_same_curve(run, references[case])
 
 
-@pytest.mark.parametrize("case", ["digits", "gpt", "muon"])  # toy: tests/test_trouble.py
-def test_a_killed_worker_changes_no_bit(case, tmp_path, local_ray):
+def test_one_worker_on_ray_gives_it_too(references, tmp_path, local_ray):
+    for case, run in all_on_ray(CASES, tmp_path, workers=1).items():
+        assert_same_curve(run, references[case])
+
+
+@pytest.mark.parametrize("case", ["digits", "muon"])  # toy: tests/test_trouble.py
+def test_a_killed_worker_changes_no_bit(case, on_two_workers, tmp_path):
     recipe, config = CASES[case]
-    undisturbed = on_ray(recipe, config, tmp_path, "undisturbed", workers=2)
     killed = killed_recipe(recipe, tmp_path, config)
     disturbed = on_ray(killed, config, tmp_path, "disturbed", workers=2)
     assert Path(killed.marker).exists()
-    assert_same_bits(disturbed, undisturbed)
+    assert_same_bits(disturbed, on_two_workers[case])
 
 
 def killed_recipe(recipe: Recipe, folder: Path, config: TrainConfig) -> Any:
@@ -226,21 +236,23 @@ class Counted(Recipe):
 """
 
 
-def test_every_step_sees_the_same_samples_on_any_number_of_workers(tmp_path, local_ray):
+def test_three_workers_give_the_same_loss_by_the_same_samples_in_every_step(references, tmp_path, local_ray):
     config = TrainConfig(num_steps=10, global_batch_size=12, micro_batch_size=2)
-    seen = {}
-    for workers in (0, 3):
-        log = tmp_path / f"log-{workers}"
-        log.mkdir()
-        recipe = recipe_class("counted", COUNTED, "counted.py")(log=str(log))
-        if workers:
-            on_ray(recipe, config, tmp_path, "on-ray", workers)
-        else:
-            in_process(recipe, config, tmp_path)
-        seen[workers] = samples_of_steps(log, config)
-    assert seen[0] == seen[3]
+    here, on_ray = (counted_recipe(tmp_path / name) for name in ("here", "on-ray"))
+    in_process(here, config, tmp_path)
+    counted = {"counted": (on_ray, config)}
+    for case, run in all_on_ray(CASES | counted, tmp_path, workers=3).items():
+        if case not in counted:
+            assert_same_curve(run, references[case])
+    seen = [samples_of_steps(Path(recipe.log), config) for recipe in (here, on_ray)]
+    assert seen[0] == seen[1]
     trained = Counter(sample for step in seen[0] for sample in step)  # 120 of them: two epochs of 50, and 20 more
     assert Counter(trained.values()) == {2: 30, 3: 20}
+
+
+def counted_recipe(log: Path) -> Any:
+    log.mkdir()
+    return recipe_class("counted", COUNTED, "counted.py")(log=str(log))
 
 
 def samples_of_steps(folder: Path, config: TrainConfig) -> list[list[int]]:
