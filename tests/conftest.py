@@ -54,7 +54,7 @@ KEY = {"accessKey": "test-only", "secretKey": "test-only"}
 def free_ports(number: int) -> list[int]:
     """Ports p for which p + 10,000, which the server takes as well, is free, too."""
     free = []
-    for port in range(20_000, 30_000):
+    for port in range(20_000 + os.getpid() % 9000, 30_000):  # not those that another process of tests looks at
         with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
             other.bind(("127.0.0.1", port + 10_000))

@@ -337,6 +337,7 @@ def undisturbed(tmp_path_factory):
     return Run(folder / "slow-1")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("what", "says", "code"), table("what happens"))
 def test_a_fault(what, says, code, cluster, tmp_path, request, undisturbed, capsys):
     if what in FAULTS:

@@ -115,6 +115,7 @@ def test_without_a_storage_they_are_refused(runs, cluster, tmp_path):
         list(rows)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("trouble", "told"),
     [

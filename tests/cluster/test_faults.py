@@ -75,6 +75,7 @@ def drain(ray, cluster, node):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_workers_follow_the_nodes_that_go_and_come(tmp_path, cluster):
     """4 workers; a node dies: 2; a node comes: 4; one is taken away with a notice: 2. The loss knows nothing of it."""
     import ray

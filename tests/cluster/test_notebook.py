@@ -110,6 +110,7 @@ def test_a_training_in_the_cell_itself(kernel):
     assert steps[1] == steps[0] + 1, "the second cell did not go on where the first one had stopped"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_training_on_ray(kernel):
     """Interrupted once: saved. Twice, in workers that hang: over, Ray is gone, and the next cell trains again."""

@@ -89,6 +89,7 @@ def test_every_trial_is_the_run_of_the_same_training(folder, capsys):
     assert "search-mine-1 trains the recipe mine, not toy." in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_asha_stops_trials_of_several_workers_which_save_and_leave(folder, capsys):
     """One at a time, the best first; whoever comes later is not among the best quarter at the first rung."""
     space = ["--space=learning_rate=choice(0.5,0.0001)", "--space=momentum=0"]
@@ -154,6 +155,7 @@ def test_a_search_that_would_never_end_is_refused(folder, capsys, line, said):
     assert not folder.exists()
 
 
+@pytest.mark.long
 def test_a_search_that_was_ended_goes_on(folder, capsys):
     """SIGTERM in the middle of it, as Ctrl-C; what had ended is not done again, what had begun goes on where it was."""
     line = "search toy --trials 5 --at-once 1 --scheduler none --num-steps 2400 --evaluate-every 400 --name long"

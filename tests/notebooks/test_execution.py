@@ -21,6 +21,7 @@ def copy(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", ENGLISH, ids=name_of)
 def test_a_notebook_prints_what_is_stored_in_it(path, copy):

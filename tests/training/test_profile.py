@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from onehour.cli import main
 from onehour.config import profiled_steps
 from onehour.errors import InputError
 
+LICENSE = Path(__file__).parents[2] / "LICENSE"
 LAYERS = 3  # of toy's network
 
 
@@ -76,8 +78,8 @@ def test_every_rank(tmp_path):
 
 
 def test_an_optimizer_inside_another_one_counts_once(tmp_path):
-    done = "--num-steps=6 --width=16 --context=16 --global-batch-size=2 --evaluate-every=None --checkpoint-every=None"
-    options = [*done.split(), "--warmup-steps=0", "--optimizer=muon", "--profile=2:4"]
+    done = "--num-steps=6 --depth=1 --context=16 --global-batch-size=2 --evaluate-every=None --checkpoint-every=None"
+    options = [*done.split(), f"--text={LICENSE}", "--warmup-steps=0", "--optimizer=muon", "--profile=2:4"]
     main(["train", "gpt", "--workers", "0", "--runs", str(tmp_path), *options])
     names = names_in(tmp_path / "gpt-1" / "profile" / "rank_0.json.gz")
     assert names.count("Optimizer.step#Muon.step") == 3
