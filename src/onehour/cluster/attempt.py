@@ -24,6 +24,7 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from onehour.cluster.desk import Away
 from onehour.cluster.preflight import cpus_of_each, nodes
@@ -43,15 +44,30 @@ NO_RETRIES = FailureConfig(max_failures=0, controller_failure_limit=0, max_preem
 
 
 class Trainer(TorchTrainer):
-    """TorchTrainer without two actors that have nothing to do here.
+    """TorchTrainer without three actors that have nothing to do here.
 
-    One serves Ray datasets, the other frees the workers' places after a controller that was killed, which preflight.py
-    does. Each is a Python process, whose start takes 2 seconds of a core and whose idling takes 1 % of one.
+    One serves Ray datasets, the second frees the workers' places after a controller that was killed, and the third asks
+    the autoscaler for nodes: preflight.py does both. Each is a Python process, whose start takes 2 seconds of a core and
+    whose idling takes 1 % of one, and Ray's controller waits for the third before it starts the workers.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
         return [c for c in callbacks if not isinstance(c, DatasetsCallback | PlacementGroupCleanerCallback)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["scaling_policy"] = AsManyAsAskedFor(arguments["scaling_policy"].scaling_config)
+        return super()._initialize_and_run_controller(**arguments)  # type: ignore[misc]
+
+
+class AsManyAsAskedFor(FixedScalingPolicy):
+    """Ray's policy for a fixed number of workers, without a word to the actor that asks the autoscaler."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
 
 
 def look_seconds(workers: int) -> float:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A Ray that starts here would begin with an idle Python process for each CPU. The workers of a training are others.
@@ -13,7 +14,7 @@ os.environ.setdefault("RAY_enable_worker_prestart", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import ray
-from ray._private import ray_constants
+from ray._private import node, ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from onehour.cluster.local import LocalCluster, local_cluster
@@ -55,10 +56,29 @@ def connect(address: str | None, needed: str = "onehour.cluster.attempt", dashbo
             stay_on_loopback()
             if dashboard:
                 os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"  # else its Train page stays empty
-            ray.init(address="local", include_dashboard=dashboard, **quiet)
+            with mock.patch.object(node, "Node", node.Node if dashboard else SmallNode):
+                ray.init(address="local", include_dashboard=dashboard, **quiet)
     except Exception as error:  # Ray raises a bare one where a machine is so busy that its processes start too late
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"Ray cannot be reached at {address or 'this machine'}: {reason}") from error
+
+
+class SmallNode(node.Node):  # type: ignore[misc]
+    """Ray's head without three processes that are of use to nobody on one machine without a dashboard.
+
+    One asks a cloud for nodes, one passes on to the driver what workers print, which `connect` leaves in Ray's files, and
+    one would be the dashboard. ray.init starts them whatever it is asked for. Each is a Python process, and those take a
+    second or two from the cores on which the controller and the workers are to begin.
+    """
+
+    def start_monitor(self) -> None:
+        pass
+
+    def start_log_monitor(self) -> None:
+        pass
+
+    def start_api_server(self, **options: Any) -> None:
+        pass
 
 
 def stay_on_loopback() -> None:

@@ -53,13 +53,9 @@ def train_on_ray(
         if scale.dashboard:
             token = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")  # where Ray writes one if there is none
             yield {"dashboard": f"http://{get_dashboard_url()}, with the token in {token}, until the training ends"}
-        from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
-
         from onehour.cluster.attempt import Attempt  # ray_cluster has a thread import what this one needs
         from onehour.cluster.desk import bring_back, meet_new_nodes
 
-        # The actor that Ray's controller asks first, and would wait for: so both import what they need at the same time.
-        coordinator.get_or_create_autoscaling_coordinator()
         patience = seconds(scale.wait or "0s")
         room = checkpoint_bytes * ((config.keep or 1) + 1)
         known, away = set() if address or len(nodes()) > 1 else node_ids(), None
