@@ -12,8 +12,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A Ray that starts here would begin with an idle Python process for each CPU. The workers of a training are others.
 os.environ.setdefault("RAY_enable_worker_prestart", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-# It would let all other processes of the machine go before its workers, which torchrun's do not.
-os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
 from ray._private import node, ray_constants
