@@ -104,7 +104,10 @@ def test_asha_stops_trials_of_several_workers_which_save_and_leave(folder, capsy
 
 
 def test_pbt_lets_the_worst_go_on_from_the_best(folder, capsys):
-    """All four train at the same time and pace, which is the pace of sleeping: who is alone has nobody to go on from."""
+    """All four train at the same time and pace, which is the pace of sleeping: who is alone has nobody to go on from.
+
+    The pace is slow, as the worst one alone goes on from the best, and the next only when that one trains again.
+    """
     Path("slow.py").write_text(
         "import os, time\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
         "from onehour.recipes.toy import Toy\n"
@@ -114,7 +117,7 @@ def test_pbt_lets_the_worst_go_on_from_the_best(folder, capsys):
         "        if model.training and os.getpid() != self.planner:\n"
         "            Path(self.here, str(os.getpid())).touch()\n"
         "            while len(os.listdir(self.here)) < 4:\n                time.sleep(0.05)\n"
-        "            time.sleep(0.2)\n"
+        "            time.sleep(0.5)\n"
         "        return super().loss(model, batch)\n"
     )
     Path("here").mkdir()
