@@ -1,7 +1,7 @@
 # make train      sets up .venv, then trains a small GPT on this machine with Ray
 # make learn      sets up .venv, then opens the course in JupyterLab, in a copy that may be changed
-# make test       sets up .venv, then runs the checks that are short: ten minutes on 2 cores
-# make test-long  the others: trainings that everything befalls, and every notebook from top to bottom
+# make test       sets up .venv, then runs the checks that are short: eleven minutes on 2 cores
+# make test-long  the others: workers killed again and again, and every notebook from top to bottom
 # make test-clusters  clusters/on-premises, slurm and kubernetes on hosts that it makes, as root on Linux
 # make pretrained sets up .venv, then fetches a small language model into pretrained/smollm2 (93 MB, Apache-2.0)
 # make notebooks  executes the course's notebooks and stores what they print

@@ -45,7 +45,7 @@ def test_ray_gives_the_loss_of_one_process(cases, tmp_path, local_ray):
     alone = {}
     for name, (recipe, config) in cases.items():
         here = dataclasses.replace(config, strategy="auto")
-        alone[name] = curve(in_process(recipe, here, tmp_path / "alone" / name.replace(" ", "-")))
+        alone[name] = curve(in_process(recipe, here, tmp_path / "alone" / name))
     for name, run in all_on_ray(cases, tmp_path, workers=2).items():
         assert_same_curve(run, alone[name])
         recipe, config = cases[name]

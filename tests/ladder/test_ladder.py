@@ -182,7 +182,7 @@ def test_one_worker_on_ray_gives_it_too(references, tmp_path, local_ray):
         assert_same_curve(run, references[case])
 
 
-@pytest.mark.parametrize("case", ["digits", "muon"])  # toy: tests/test_trouble.py
+@pytest.mark.parametrize("case", ["digits", "gpt", "muon"])  # toy: tests/test_trouble.py
 def test_a_killed_worker_changes_no_bit(case, on_two_workers, tmp_path):
     recipe, config = CASES[case]
     killed = killed_recipe(recipe, tmp_path, config)
