@@ -104,33 +104,35 @@ def test_asha_stops_trials_of_several_workers_which_save_and_leave(folder, capsy
 
 
 def test_pbt_lets_the_worst_go_on_from_the_best(folder, capsys):
-    """All four train at the same time and pace, which is the pace of sleeping: who is alone has nobody to go on from.
-
-    The pace is slow, as the worst one alone goes on from the best, and the next only when that one trains again.
-    """
-    Path("slow.py").write_text(
-        "import os, time\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
+    """Two train in step until the worse one begins again, from the better one: that is a third thread."""
+    Path("paired.py").write_text(
+        "import os, threading, time\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
         "from onehour.recipes.toy import Toy\n"
-        "@dataclass(frozen=True)\nclass Slow(Toy):\n"
+        "@dataclass(frozen=True)\nclass Paired(Toy):\n"
         "    here: str = ''\n    planner: int = 0\n"
         "    def loss(self, model, batch):\n"
         "        if model.training and os.getpid() != self.planner:\n"
-        "            Path(self.here, str(os.getpid())).touch()\n"
-        "            while len(os.listdir(self.here)) < 4:\n                time.sleep(0.05)\n"
-        "            time.sleep(0.5)\n"
+        "            steps = Path(self.here, str(threading.get_native_id()))\n"
+        "            steps.open('a').write('.')\n"
+        "            while len(all := list(steps.parent.iterdir())) < 3 and (\n"
+        "                len(all) < 2 or any(one.stat().st_size < steps.stat().st_size for one in all)\n"
+        "            ):\n"
+        "                time.sleep(0.01)\n"
         "        return super().loss(model, batch)\n"
     )
     Path("here").mkdir()
-    space = ["--space=learning_rate=choice(0.3,0.000001)", "--space=momentum=0", f"--planner={os.getpid()}"]
-    space.append(f"--here={Path('here').absolute()}")
-    assert run("search slow.py --scheduler pbt --trials 4 --at-once 4 --num-steps=40 --evaluate-every=4", *space) == 0
-    trials = Search(folder / "search-slow-1").results()
-    assert [(trial.state, trial.step) for trial in trials] == [("done", 40)] * 4
+    space = ["--space=learning_rate=choice(0.3,0.000001)", "--space=momentum=0", "--seed=3"]  # which draws one of each
+    options = ["--num-steps=40", "--evaluate-every=4", f"--planner={os.getpid()}", f"--here={Path('here').absolute()}"]
+    assert run("search paired.py --scheduler pbt --trials 2 --at-once 2", *space, *options) == 0
+    search = Search(folder / "search-paired-1")
+    trials = search.results()
+    assert [(trial.state, trial.step) for trial in trials] == [("done", 40)] * 2
     for trial in trials:
-        run_of_it = Run(folder / "search-slow-1" / trial.name)
+        run_of_it = Run(search.folder / trial.name)
         assert run_of_it.newest_checkpoint()[0] == run_of_it.checkpoint_at(40)
     assert {trial.chosen["learning_rate"] for trial in trials} <= {0.3, 0.000001}
-    assert max(trial.metrics["held_out_loss"] for trial in trials) < 0.5  # at 1e-6 it stays at 0.7
+    assert max(trial.metrics["held_out_loss"] for trial in trials) < 0.5  # at 1e-6 alone it stays at 0.7
+    assert len(list(Path("here").iterdir())) >= 3
 
 
 def test_optuna_and_median_and_a_metric_to_maximize(folder, capsys):
