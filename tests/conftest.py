@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: several processes share the cores, and waiting threads would spin
-os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 os.environ.pop("RAY_ADDRESS", None)  # never a Ray that these tests did not start
 
 
