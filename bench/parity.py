@@ -6,7 +6,6 @@ a machine that is slower for a minute is so for both. The model is gpt's default
 """
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -15,13 +14,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from onehour.recipes.gpt import GPTRecipe
+from onehour.training.run import Run
 from watch import TORCHRUN, ratio
 
-BATCH = 8  # gpt's
 TURN_SECONDS = 2.0
 TURNS = 15
 OPTIONS = ["--num-steps=100000", "--log-every=10", "--evaluate-every=None", "--checkpoint-every=None"]
@@ -32,7 +31,7 @@ class Training:
 
     def __init__(self, launcher: list[str], options: list[str], folder: Path) -> None:
         line = [*launcher, "-m", "onehour", "train", "gpt", *OPTIONS, *options, f"--runs={folder}", "--name=gpt"]
-        self.metrics = folder / "gpt" / "metrics.jsonl"
+        self.run = Run(folder / "gpt")
         said = folder.with_suffix(".txt")
         with said.open("w") as file:
             self.process = psutil.Popen(
@@ -41,16 +40,11 @@ class Training:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-        while len(self.rows()) < 3:
+        while len(self.run.reports()) < 3:
             if self.process.poll() is not None:
                 raise SystemExit(said.read_text())
             time.sleep(0.05)
         self.signal(signal.SIGSTOP)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What was reported so far, a row for each ten steps."""
-        lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def signal(self, which: signal.Signals) -> None:
         """Send a signal to all processes of this training, Ray's too."""
@@ -58,13 +52,13 @@ class Training:
             process.send_signal(which)
 
     def turn(self) -> float:
-        """Go on for a turn; returns milliseconds of a step, over the rows that began and ended in it."""
-        before = len(self.rows())
+        """Go on for a turn; returns milliseconds of a step, over the reports, one of ten steps each, that are all of it."""
+        before = len(self.run.reports())
         self.signal(signal.SIGCONT)
         time.sleep(TURN_SECONDS)
         self.signal(signal.SIGSTOP)
-        speeds: list[float] = [row["samples_per_second"] for row in self.rows()[before + 1 :]]
-        return 1e3 * BATCH / statistics.harmonic_mean(speeds)
+        speeds: list[float] = [row["samples_per_second"] for row in self.run.reports()[before + 1 :]]
+        return 1e3 * GPTRecipe().defaults().global_batch_size / statistics.harmonic_mean(speeds)
 
     def end(self) -> None:
         """Ask it to stop, as Ctrl-C would, and wait."""
